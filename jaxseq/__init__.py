@@ -1,0 +1,6 @@
+"""Sequence mixers for JAX: pure functions in `ops`, Flax modules in `modules`.
+
+`registry.mixer(name)` gives the module of a paper by its name.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,34 @@
+"""Linear projections whose parameters carry the names of their axes."""
+
+import flax.linen as nn
+
+__all__ = ["projection"]
+
+
+def projection(
+  features: int,
+  axes: tuple[str | None, str | None],
+  *,
+  use_bias: bool = False,
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal(),
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros,
+  **dense,
+) -> nn.Dense:
+  """y = x W + b over the last axis.
+
+  Args:
+    features: Width of the output.
+    axes: Logical names of W's two axes, such as ("embed", "heads"); `parallel` maps
+      them to the mesh. "embed" is the model's width, "heads" the width of all heads.
+    use_bias: Whether there is a b.
+    kernel_init: Of W.
+    bias_init: Of b.
+    **dense: Further attributes of `nn.Dense`: dtype, param_dtype, name.
+  """
+  return nn.Dense(
+    features,
+    use_bias=use_bias,
+    kernel_init=nn.with_logical_partitioning(kernel_init, axes),
+    bias_init=nn.with_logical_partitioning(bias_init, axes[1:]),
+    **dense,
+  )
