@@ -1,0 +1,7 @@
+"""Whole models over any mixer."""
+
+from jaxseq.models.backbone import Backbone, BackboneConfig
+from jaxseq.models.language_model import LanguageModel
+from jaxseq.models.pooled import Classifier, Regressor
+
+__all__ = ["Backbone", "BackboneConfig", "Classifier", "LanguageModel", "Regressor"]

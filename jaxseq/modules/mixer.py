@@ -78,6 +78,7 @@ class Entry:
     name: The mixer's name in configs.
     cls: Its module.
     paper: Its source.
+    op: The function of `jaxseq.ops` inside it, whose forms `implementation` names.
     state: How the state grows with time: not at all, up to a window, or with each
       token up to the length its cache was made for; or there is none.
     state_size: Numbers in the state of one sequence, from the module.
@@ -89,6 +90,7 @@ class Entry:
   name: str
   cls: type[Mixer]
   paper: Paper
+  op: str
   state: Literal["constant", "window", "growing", "none"]
   state_size: Callable[[Mixer], int]
   causal: bool = True

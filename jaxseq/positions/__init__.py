@@ -1,0 +1,5 @@
+"""Position encodings."""
+
+from jaxseq.positions.rotary import rotary
+
+__all__ = ["rotary"]

@@ -1,0 +1,32 @@
+r"""Multi-query associative recall (Zoology, arXiv:2312.04927): which mixers remember.
+
+  python -m experiments.train --config=experiments/configs/mqar.py \
+    --config.mixer=attention --workdir=runs/mqar_attention
+
+Minutes on a CPU.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict(dict(seed=0, total_steps=1000))
+  c.task = "language_model"
+  c.mixer = "attention"
+  c.batch_size = 64  # Sequences over all devices; data x fsdp must divide it.
+  c.sequence_length = 64  # Tokens.
+  c.data = dict(name="mqar", vocab_size=256, num_pairs=4)
+  c.model = dict(features=64, num_layers=2, num_heads=2, mlp="none", remat="none")
+  c.model.dtype = "float32"
+  c.mixer_options = dict()
+  c.optimizer = dict(name="adamw", learning_rate=3e-3, schedule="cosine")
+  c.optimizer.update(dict(warmup_steps=50, weight_decay=0.1, clip_norm=1.0))
+  c.accumulate_steps = 1  # Microbatches in a step.
+  c.ema_decay = 0.0  # 0 keeps no average of the parameters.
+  c.mesh = dict(data=-1, fsdp=1, sequence=1, tensor=1)  # -1: the devices left.
+  c.log_every = 50
+  c.eval_every = 200
+  c.eval_batches = 8  # Held-out batches looked at; 0 is all of them.
+  c.checkpoint_every = 500
+  c.max_skipped = 10  # Non-finite steps in a row that end the run.
+  return c

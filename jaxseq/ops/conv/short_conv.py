@@ -1,0 +1,140 @@
+"""The short causal depthwise convolution that stands before many recurrences.
+
+    y_t = act(b + sum_w weight_w x_{t-W+1+w})        w = 0 .. W-1
+
+`weight[W - 1]` multiplies the current token. The state is the last W - 1 inputs.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxseq.ops import checks, dispatch, segments
+from jaxseq.ops.dispatch import Form
+
+__all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "short_conv"]
+
+ACTIVATIONS = {None: lambda x: x, "silu": jax.nn.silu}
+
+
+def short_conv(
+  x: Float[Array, "B T D"],
+  weight: Float[Array, "W D"],
+  bias: Float[Array, "D"] | None = None,
+  *,
+  activation: str | None = None,
+  initial_state: Float[Array, "B W-1 D"] | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  implementation: str = "auto",
+) -> tuple[Float[Array, "B T D"], Float[Array, "B W-1 D"]]:
+  """Mixes each channel over its last W tokens.
+
+  Args:
+    x: Inputs.
+    weight: Taps, the current token's last.
+    bias: Added before the activation.
+    activation: A key of `ACTIVATIONS`.
+    initial_state: The W - 1 inputs before the first token. Zeros if None.
+    segment_ids: Packed documents; see `ops.segments`.
+    implementation: A key of `IMPLEMENTATIONS`, or "auto".
+
+  Returns:
+    Outputs in the dtype of `x`, summed in float32, and the last W - 1 inputs of the
+    last document in float32, zeros where it is shorter.
+
+  Raises:
+    ValueError: If shapes do not fit, or the activation or implementation is unknown.
+    NotImplementedError: If the implementation named cannot take this call.
+  """
+  sizes = checks.check_shapes(
+    "short_conv",
+    x=(x, "B T D"),
+    weight=(weight, "W D"),
+    bias=(bias, "D"),
+    segment_ids=(segment_ids, "B T"),
+  )
+  if activation not in ACTIVATIONS:
+    raise ValueError(
+      f"short_conv needs activation in {tuple(ACTIVATIONS)}; got {activation!r}"
+    )
+  kind = jnp.promote_types(x.dtype, jnp.float32)
+  shape = (sizes["B"], sizes["W"] - 1, sizes["D"])
+  if initial_state is None:
+    initial_state = jnp.zeros(shape, kind)
+  elif initial_state.shape != shape:
+    raise ValueError(
+      f"short_conv needs initial_state [B, W - 1, D] = {shape}; "
+      f"got shape {initial_state.shape}"
+    )
+  args = (x, weight, bias, activation, initial_state.astype(kind), segment_ids)
+  run = dispatch.select(
+    "short_conv", IMPLEMENTATIONS, implementation, sizes["T"], *args
+  )
+  return run(*args)
+
+
+def recurrent(x, weight, bias, activation, state, segment_ids):
+  """The definition: a window of W inputs that moves on at each real token."""
+  kind = state.dtype
+  if segment_ids is None:
+    segment_ids = jnp.ones(x.shape[:2], jnp.int32)
+  parsed = segments.parse(segment_ids)
+
+  def step(state, token):
+    x, valid, start = token
+    valid, start = valid[:, None], start[:, None]
+    before = jnp.where(start[..., None], 0, state)
+    window = jnp.concatenate([before, x[:, None].astype(kind)], axis=1)
+    y = jnp.sum(window * weight.astype(kind), axis=1)
+    y = ACTIVATIONS[activation](y if bias is None else y + bias.astype(kind))
+    return jnp.where(valid[..., None], window[:, 1:], state), jnp.where(valid, y, 0)
+
+  x = jnp.where(parsed.valid[..., None], x, 0)
+  tokens = jax.tree.map(lambda a: a.swapaxes(0, 1), (x, parsed.valid, parsed.starts))
+  state, y = jax.lax.scan(step, state, tokens)
+  return y.swapaxes(0, 1).astype(x.dtype), state
+
+
+def parallel(x, weight, bias, activation, state, segment_ids):
+  """The sum of W shifted products over the inputs with the state before them."""
+  kind, taps, T = state.dtype, weight.shape[0], x.shape[1]
+  if segment_ids is None:
+    extended = jnp.concatenate([state, x.astype(kind)], axis=1)  # [B, W - 1 + T, D]
+    last = extended[:, T:]
+    window = lambda w: extended[:, w : w + T]
+  else:
+    extended, numbers, last = place_state(x.astype(kind), state, segment_ids)
+    same = lambda w: numbers[:, w : w + T] == numbers[:, taps - 1 :]
+    window = lambda w: jnp.where(same(w)[..., None], extended[:, w : w + T], 0)
+  y = sum(weight[w].astype(kind) * window(w) for w in range(taps))
+  y = ACTIVATIONS[activation](y if bias is None else y + bias.astype(kind))
+  if segment_ids is not None:
+    y = jnp.where(segment_ids[..., None] != 0, y, 0)
+  return y.astype(x.dtype), last
+
+
+def place_state(x, state, segment_ids):
+  """Puts the state right before each row's first real token.
+
+  Returns:
+    The inputs with the state among them [B, W - 1 + T, D], zero at padding; the number
+    of the document that each belongs to [B, W - 1 + T], -1 at padding; and the state
+    after the row's last real token.
+  """
+  history = state.shape[1]
+  parsed = segments.parse(segment_ids)
+  any_real = parsed.valid.any(axis=1)
+  first = jnp.where(any_real, parsed.valid.argmax(axis=1), 0)
+  after = jnp.where(any_real, x.shape[1] - parsed.valid[:, ::-1].argmax(axis=1), 0)
+  pad = ((0, 0), (history, 0))
+  extended = jnp.pad(jnp.where(parsed.valid[..., None], x, 0), (*pad, (0, 0)))
+  numbers = jnp.pad(jnp.where(parsed.valid, parsed.index, -1), pad, constant_values=-1)
+  insert = jax.vmap(lambda a, b, t: jax.lax.dynamic_update_slice_in_dim(a, b, t, 0))
+  extended = insert(extended, state, first)
+  numbers = insert(numbers, jnp.zeros_like(numbers[:, :history]), first)
+  cut = jax.vmap(lambda a, t: jax.lax.dynamic_slice_in_dim(a, t, history))
+  of_last = cut(numbers, after) == parsed.index[:, -1:]
+  return extended, numbers, jnp.where(of_last[..., None], cut(extended, after), 0)
+
+
+IMPLEMENTATIONS = {"parallel": Form(parallel), "recurrent": Form(recurrent)}

@@ -1,0 +1,125 @@
+"""Linear attention with one decay a head and token: RetNet, Lightning, Mamba-2.
+
+    S_t = exp(g_t) S_{t-1} + k_t v_t^T,    o_t = S_t^T q_t         state [K, V]
+
+The parallel form is O = (Q K^T * D) V with D_ij = exp(g_{j+1} + ... + g_i) for j <= i
+(RetNet, Sun et al. 2023, arXiv:2307.08621, eq. 5; Mamba-2, Dao & Gu 2024,
+arXiv:2405.21060, sec. 3); the chunked form is parallel within a chunk and recurrent from
+chunk to chunk (RetNet, eq. 7; Mamba-2, sec. 6).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxseq.ops import blocks, chunks, dispatch
+from jaxseq.ops.dispatch import Form
+
+__all__ = ["IMPLEMENTATIONS", "scalar_decay"]
+
+
+def scalar_decay(
+  q: Float[Array, "B T H K"],
+  k: Float[Array, "B T H K"],
+  v: Float[Array, "B T H V"],
+  log_decay: Float[Array, "B T H"],
+  *,
+  initial_state: Float[Array, "B H K V"] | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  scale: float | None = None,
+  implementation: str = "auto",
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+  """Reads a fading sum of key-value products with queries.
+
+  Args:
+    q: Queries.
+    k: Keys.
+    v: Values.
+    log_decay: Natural log g of the share of the state kept at each token, <= 0. Not
+      checked.
+    initial_state: State before the first token. Zeros if None.
+    segment_ids: Packed documents; see `ops.segments`.
+    scale: Of the queries. K^-1/2 if None.
+    implementation: A key of `IMPLEMENTATIONS`, or "auto".
+
+  Returns:
+    Outputs in the dtype of `v`, and the last state in float32.
+
+  Raises:
+    ValueError: If shapes do not fit or `implementation` is unknown.
+  """
+  gates = dict(log_decay=(log_decay, "B T H"))
+  inputs = chunks.prepare(
+    "scalar_decay", q, k, v, gates, initial_state, segment_ids, scale
+  )
+  T = q.shape[1]
+  run = dispatch.select("scalar_decay", IMPLEMENTATIONS, implementation, T, inputs)
+  return run(inputs)
+
+
+def recurrent(inputs):
+  """The definition."""
+  like = inputs.v
+
+  def step(S, token):
+    q, k, v, g, valid, start = token
+    S = jnp.where(start[:, None, None, None], 0, S)
+    S = jnp.exp(g)[..., None, None] * S
+    S = S + chunks.product("bhk,bhv->bhkv", k, v, like=like)
+    o = chunks.product("bhk,bhkv->bhv", q, S, like=like)
+    return S, jnp.where(valid[:, None, None], o, 0).astype(like.dtype)
+
+  q, k, v, (g,), state, valid, starts = inputs
+  tokens = jax.tree.map(lambda x: x.swapaxes(0, 1), (q, k, v, g, valid, starts))
+  S, o = jax.lax.scan(step, state, tokens)
+  return o.swapaxes(0, 1), S
+
+
+def parallel(inputs):
+  """One chunk of all tokens: T x T scores."""
+  q, k, v, (g,), state, valid, starts = inputs
+  o, S = _chunk(state, (q, k, v, g, starts))
+  return jnp.where(valid[..., None, None], o, 0).astype(v.dtype), S
+
+
+def chunked(inputs):
+  """`parallel` within chunks, `recurrent` from chunk to chunk.
+
+  The backward pass makes each chunk again from the state that it began with.
+  """
+  q, k, v, (g,), state, valid, starts = inputs
+  T = q.shape[1]
+  cut = blocks.split((q, k, v, g, starts), chunks.size_for(T))
+
+  @jax.checkpoint
+  def step(S, block):
+    o, S = _chunk(S, block)
+    return S, o.astype(v.dtype)
+
+  S, o = jax.lax.scan(step, state, cut)
+  return jnp.where(valid[..., None, None], blocks.join(o, T), 0), S
+
+
+def _chunk(S, block):
+  """Outputs of a chunk and the state after it, from the state before it."""
+  q, k, v, g, starts = block
+  mask = chunks.masks(starts)
+  decay = chunks.segment_sums(g)  # [B, C, C, H]
+  D = chunks.masked_exp(decay, mask.causal[..., None])
+  since_start = jnp.exp(jnp.cumsum(g, axis=1)) * mask.from_state[..., None]
+  to_end = jnp.exp(decay[:, -1]) * mask.to_state[..., None]
+
+  scores = chunks.product("bihk,bjhk->bijh", q, k, like=v) * D
+  o = chunks.product("bijh,bjhv->bihv", scores, v, like=v)
+  o += since_start[..., None] * chunks.product("bihk,bhkv->bihv", q, S, like=v)
+  kept = jnp.exp(jnp.sum(g, axis=1)) * mask.keeps[:, None]
+  S = kept[..., None, None] * S
+  S += chunks.product("bjhk,bjhv->bhkv", k * to_end[..., None], v, like=v)
+  return o, S
+
+
+IMPLEMENTATIONS = {
+  "chunked": Form(chunked),
+  "parallel": Form(parallel),
+  "recurrent": Form(recurrent),
+}

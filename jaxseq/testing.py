@@ -1,0 +1,291 @@
+"""What every mixer promises, as checks that anyone can run on their own.
+
+    jaxseq.testing.check_mixer(MyMixer(features=32, dtype=jnp.float32))
+
+Each check takes a mixer whose dtype is float32 and raises AssertionError where the
+promise is broken. The tests run all of them over the registry.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxseq.modules.mixer import Mixer
+
+__all__ = ["CHECKS", "assert_close", "check_mixer", "example", "tolerance"]
+
+LENGTH = 21  # Tokens: odd, and a multiple of no chunk.
+
+
+def tolerance(dtype: DTypeLike) -> float:
+  """Largest error allowed, as a share of the largest value, for results in `dtype`."""
+  name = jnp.dtype(dtype).name
+  return {"float64": 1e-9, "float32": 1e-4, "bfloat16": 4e-2, "float16": 1e-2}[name]
+
+
+def assert_close(got, want, dtype: DTypeLike | None = None, message: str = ""):
+  """Compares two trees, leaf by leaf, relative to the largest value of each leaf.
+
+  Args:
+    got: Arrays to check.
+    want: Arrays to compare with.
+    dtype: Whose `tolerance` holds. That of each leaf of `got` if None.
+    message: Put before the name of the leaf that differs.
+  """
+  got_leaves, treedef = jax.tree_util.tree_flatten_with_path(got)
+  want_leaves, want_treedef = jax.tree.flatten(want)
+  assert treedef == want_treedef, f"{message} {treedef} is not {want_treedef}"
+  for (path, a), b in zip(got_leaves, want_leaves):
+    kind = jnp.result_type(a)
+    if jnp.issubdtype(kind, jnp.complexfloating):
+      kind = jnp.finfo(kind).dtype
+    wide = np.complex128 if np.iscomplexobj(a) else np.float64
+    a, b = np.asarray(a).astype(wide), np.asarray(b).astype(wide)
+    if not a.size:
+      continue
+    bound = np.abs(b).max()
+    limit = tolerance(dtype or kind) if kind.kind == "f" or kind == jnp.bfloat16 else 0
+    name = f"{message}{jax.tree_util.keystr(path)}"
+    assert np.isfinite(a).all(), f"{name} is not finite"
+    error = np.abs(a - b).max()
+    assert error <= limit * max(bound, 1e-3), (
+      f"{name} differs by {error:.3g}, where the largest value is {bound:.3g}"
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(mixer, params, x, state=None, segment_ids=None):
+  return mixer.apply(params, x, state, segment_ids=segment_ids)
+
+
+def _objective(mixer, params, x, state, segment_ids, cotangents):
+  out = mixer.apply(params, x, state, segment_ids=segment_ids)
+  products = jax.tree.map(lambda a, b: jnp.sum((a * b).real), out, cotangents)
+  return jax.tree.reduce(jnp.add, products)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gradients(mixer, params, x, state, segment_ids, cotangents):
+  """Of a random linear functional of the outputs and the final state."""
+  grad = jax.grad(_objective, argnums=(1, 2))
+  return grad(mixer, params, x, state, segment_ids, cotangents)
+
+
+def _random_like(key, tree):
+  leaves, treedef = jax.tree.flatten(tree)
+  keys = jax.random.split(key, len(leaves))
+  real = lambda x: jnp.issubdtype(x.dtype, jnp.inexact)
+  draw = lambda k, x: jax.random.normal(k, x.shape, x.dtype)
+  zero = lambda x: jnp.zeros(x.shape, jnp.float32)
+  return treedef.unflatten(
+    [draw(k, x) if real(x) else zero(x) for k, x in zip(keys, leaves)]
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def example(mixer: Mixer, length: int = LENGTH):
+  """Parameters and inputs [2, length, features] for a mixer.
+
+  The parameters are the initial ones with noise, so that none is zero or one.
+  """
+  x = jax.random.normal(jax.random.key(1), (2, length, mixer.features), jnp.float32)
+  init = jax.jit(mixer.init)
+  params = init(jax.random.key(0), x[:, :2])
+  noise = _random_like(jax.random.key(2), params)
+  return jax.tree.map(lambda p, n: p + 0.1 * n, params, noise), x
+
+
+def _packed(mixer):
+  """Two rows of documents of 5 and 9 tokens with padding around, and the documents."""
+  _, x = example(mixer)
+  ids = np.zeros(x.shape[:2], np.int32)
+  ids[0, :5], ids[0, 5:14] = 7, 3
+  ids[1, 3:12], ids[1, 12:17] = 1, 2
+  spans = {5: [(0, 0), (1, 12)], 9: [(0, 5), (1, 3)]}
+  return x, jnp.asarray(ids), spans
+
+
+def outputs_do_not_depend_on_later_inputs(mixer: Mixer):
+  params, x = example(mixer)
+  y, _ = _apply(mixer, params, x)
+  t = 13
+  z, _ = _apply(mixer, params, x.at[:, t:].add(1.0))
+  assert_close(z[:, :t], y[:, :t], message="output before the change ")
+  assert np.abs(z[:, t:] - y[:, t:]).max() > 1e-4, "no output depends on the input"
+
+
+def a_split_sequence_gives_what_the_whole_gives(mixer: Mixer):
+  params, x = example(mixer)
+  y, state = _apply(mixer, params, x)
+  for t in np.random.default_rng(len(type(mixer).__name__)).integers(2, LENGTH, 2):
+    head, between = _apply(mixer, params, x[:, :t])
+    tail, last = _apply(mixer, params, x[:, t:], between)
+    assert_close(jnp.concatenate([head, tail], 1), y, message=f"split at {t}, output ")
+    assert_close(last, state, message=f"split at {t}, state ")
+
+
+def decoding_token_by_token_gives_what_the_whole_gives(mixer: Mixer):
+  params, x = example(mixer)
+  y, state = _apply(mixer, params, x)
+
+  @jax.jit
+  def decode(params, x, state):
+    def step(state, token):
+      out, state = mixer.apply(params, token[:, None], state)
+      return state, out[:, 0]
+
+    last, out = jax.lax.scan(step, state, x.swapaxes(0, 1))
+    return out.swapaxes(0, 1), last
+
+  got, last = decode(params, x, mixer.initial_state(2))
+  assert_close(got, y, message="output ")
+  assert_close(last, state, message="state ")
+
+
+def no_state_is_the_initial_state(mixer: Mixer):
+  params, x = example(mixer)
+  given = _apply(mixer, params, x, mixer.initial_state(2))
+  assert_close(given, _apply(mixer, params, x))
+
+
+def the_state_keeps_its_shapes(mixer: Mixer):
+  params, x = example(mixer)
+  kinds = lambda tree: jax.tree.map(lambda a: (a.shape, jnp.dtype(a.dtype)), tree)
+  empty = mixer.initial_state(2)
+  for length in (1, LENGTH):
+    _, state = jax.eval_shape(mixer.apply, params, x[:, :length])
+    assert kinds(state) == kinds(empty)
+    _, state = jax.eval_shape(mixer.apply, params, x[:, :length], empty)
+    assert kinds(state) == kinds(empty)
+
+
+def packed_documents_are_separate_documents(mixer: Mixer):
+  params, _ = example(mixer)
+  x, ids, spans = _packed(mixer)
+  y, state = _apply(mixer, params, x, None, ids)
+  row = lambda tree, r: jax.tree.map(lambda a: a[r], tree)
+  for length, starts in spans.items():
+    alone = jnp.stack([x[r, t : t + length] for r, t in starts])
+    want, ends = _apply(mixer, params, alone)
+    got = jnp.stack([y[r, t : t + length] for r, t in starts])
+    assert_close(got, want, message=f"documents of {length}, output ")
+    for i, (r, t) in enumerate(starts):
+      if not (ids[r, t + length :] != 0).any():  # The last of its row.
+        assert_close(row(state, r), row(ends, i), message=f"state of row {r} ")
+
+
+def padding_is_ignored_whatever_it_holds(mixer: Mixer):
+  params, _ = example(mixer)
+  x, ids, _ = _packed(mixer)
+  y, state = _apply(mixer, params, x, None, ids)
+  garbage = jnp.where(ids[..., None] == 0, jnp.nan, x)
+  got, last = _apply(mixer, params, garbage, None, ids)
+  assert_close(got, y, message="output ")
+  assert_close(last, state, message="state ")
+  assert not np.abs(y[ids == 0]).any(), "outputs at padding are not zero"
+  cotangents = _random_like(jax.random.key(3), (y, state))
+  grads = _gradients(mixer, params, garbage, None, ids, cotangents)
+  assert_close(grads, _gradients(mixer, params, x, None, ids, cotangents))
+
+
+def padding_before_and_after_leaves_the_state(mixer: Mixer):
+  params, x = example(mixer)
+  _, state = _apply(mixer, params, x)
+  ids = jnp.zeros((2, LENGTH), jnp.int32)
+  y, same = _apply(mixer, params, x, state, ids)
+  assert_close(same, state, message="state after padding alone ")
+  assert not np.abs(y).any()
+  ids = ids.at[:, 6:15].set(4)  # Continues the document that the state comes from.
+  y, last = _apply(mixer, params, x, state, ids)
+  want, want_last = _apply(mixer, params, x[:, 6:15], state)
+  assert_close(y[:, 6:15], want, message="output ")
+  assert_close(last, want_last, message="state ")
+
+
+def gradients_pass_through_a_split(mixer: Mixer):
+  params, x = example(mixer)
+  y, state = _apply(mixer, params, x)
+  cotangents = _random_like(jax.random.key(3), (y, state))
+  t = 10
+
+  def split(params, x):
+    head, between = mixer.apply(params, x[:, :t])
+    tail, last = mixer.apply(params, x[:, t:], between)
+    out = jnp.concatenate([head, tail], axis=1), last
+    products = jax.tree.map(lambda a, b: jnp.sum((a * b).real), out, cotangents)
+    return jax.tree.reduce(jnp.add, products)
+
+  whole = _gradients(mixer, params, x, None, None, cotangents)
+  assert_close(jax.jit(jax.grad(split, argnums=(0, 1)))(params, x), whole)
+
+
+def bfloat16_is_near_float32(mixer: Mixer):
+  params, x = example(mixer)
+  y, _ = _apply(mixer, params, x)
+  low = dataclasses.replace(mixer, dtype=jnp.bfloat16)
+  z, _ = _apply(low, params, x)
+  assert z.dtype == x.dtype
+  error = np.linalg.norm(z - y) / np.linalg.norm(y)
+  assert error < tolerance(jnp.bfloat16), f"relative error {error:.3g}"
+  out, _ = jax.eval_shape(low.apply, params, x.astype(jnp.bfloat16))
+  assert out.dtype == jnp.bfloat16, "the output has not the input's dtype"
+
+
+def vmap_and_remat_change_nothing(mixer: Mixer):
+  params, x = example(mixer)
+  y, state = _apply(mixer, params, x)
+  each = jax.vmap(lambda x: mixer.apply(params, x[None]))
+  got, _ = jax.jit(each)(x)
+  assert_close(got[:, 0], y, message="vmap ")
+  cotangents = _random_like(jax.random.key(3), (y, state))
+  objective = jax.checkpoint(
+    lambda params, x: _objective(mixer, params, x, None, None, cotangents)
+  )
+  got = jax.jit(jax.grad(objective, argnums=(0, 1)))(params, x)
+  assert_close(got, _gradients(mixer, params, x, None, None, cotangents))
+
+
+def parameters_are_float32_and_name_their_axes(mixer: Mixer):
+  shapes = jax.eval_shape(mixer.init, jax.random.key(0), example(mixer)[1])
+  axes = nn.get_partition_spec(shapes)
+  for (path, leaf), names in zip(
+    jax.tree_util.tree_flatten_with_path(nn.unbox(shapes))[0],
+    jax.tree.leaves(axes, is_leaf=lambda s: isinstance(s, jax.sharding.PartitionSpec)),
+  ):
+    name = jax.tree_util.keystr(path)
+    assert leaf.dtype == jnp.float32, f"{name} is {leaf.dtype}"
+    assert len(names) == leaf.ndim, f"{name} {leaf.shape} has axes {names}"
+
+
+CHECKS = {
+  check.__name__: check
+  for check in (
+    outputs_do_not_depend_on_later_inputs,
+    a_split_sequence_gives_what_the_whole_gives,
+    decoding_token_by_token_gives_what_the_whole_gives,
+    no_state_is_the_initial_state,
+    the_state_keeps_its_shapes,
+    packed_documents_are_separate_documents,
+    padding_is_ignored_whatever_it_holds,
+    padding_before_and_after_leaves_the_state,
+    gradients_pass_through_a_split,
+    bfloat16_is_near_float32,
+    vmap_and_remat_change_nothing,
+    parameters_are_float32_and_name_their_axes,
+  )
+}
+
+
+def check_mixer(mixer: Mixer):
+  """Runs every check on a causal mixer that packs documents.
+
+  Raises:
+    AssertionError: At the first promise that is broken.
+  """
+  for check in CHECKS.values():
+    check(mixer)

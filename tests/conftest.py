@@ -1,0 +1,24 @@
+"""Eight host devices, and libtpu as a compiler only; both must precede JAX."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+for name, value in dict(
+  TPU_SKIP_MDS_QUERY="1",
+  TPU_ACCELERATOR_TYPE="v5litepod-4",
+  TPU_WORKER_HOSTNAMES="localhost",
+  TPU_WORKER_ID="0",
+  ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+  TPU_MIN_LOG_LEVEL="3",
+  TPU_STDERR_LOG_LEVEL="3",
+).items():
+  os.environ.setdefault(name, value)
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    if "slow" not in item.keywords:
+      item.add_marker("fast")

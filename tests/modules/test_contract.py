@@ -1,0 +1,108 @@
+"""The contract of a mixer, proved for every name in the registry."""
+
+import dataclasses
+import functools
+import importlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseq import models, ops, parallel, registry, testing
+
+NAMES = sorted(registry.MIXERS)
+
+
+@functools.cache
+def mixer(name, **attributes):
+  return registry.mixer(name)(features=32, dtype=jnp.float32, **attributes)
+
+
+@pytest.mark.parametrize("check", testing.CHECKS)
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name, check):
+  entry = registry.entry(name)
+  if check == "outputs_do_not_depend_on_later_inputs" and not entry.causal:
+    pytest.skip("not causal")
+  testing.CHECKS[check](mixer(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_forms_agree_with_the_recurrent_form(name):
+  op = getattr(ops, registry.entry(name).op)
+  forms = importlib.import_module(op.__module__).IMPLEMENTATIONS
+  params, x = testing.example(mixer(name))
+  ids = jnp.ones(x.shape[:2], jnp.int32).at[0, 8:].set(2).at[1, 17:].set(0)
+  recurrent = mixer(name, implementation="recurrent")
+  out = testing._apply(recurrent, params, x, None, ids)
+  cotangents = testing._random_like(jax.random.key(3), out)
+  grads = testing._gradients(recurrent, params, x, None, ids, cotangents)
+  ran = 0
+  for form in set(forms) - {"recurrent"}:
+    other = mixer(name, implementation=form)
+    try:
+      got = testing._apply(other, params, x, None, ids)
+    except NotImplementedError as refusal:  # A kernel for hardware that is not here.
+      assert form not in ("chunked", "parallel", "associative", "blockwise"), refusal
+      continue
+    ran += 1
+    testing.assert_close(got, out, message=f"{form} ")
+    got = testing._gradients(other, params, x, None, ids, cotangents)
+    testing.assert_close(got, grads, message=f"{form}, gradient ")
+  assert ran or set(forms) == {"recurrent"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_declared_state_size_is_the_real_one(name):
+  entry = registry.entry(name)
+  state = mixer(name).initial_state(1)
+  assert sum(leaf.size for leaf in jax.tree.leaves(state)) == entry.state_size(
+    mixer(name)
+  )
+  grows = "max_length" in {f.name for f in dataclasses.fields(entry.cls)}
+  assert entry.state != "growing" or grows
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scanned_stack_is_its_layers_one_after_another(name):
+  config = models.BackboneConfig(
+    features=32, num_layers=2, pattern=(name,), mlp="none", dtype=jnp.float32
+  )
+  stack = models.Backbone(config)
+  _, x = testing.example(mixer(name))
+  params = nn.unbox(jax.jit(stack.init)(jax.random.key(0), x))
+  y, _ = jax.jit(stack.apply)(params, x)
+  norm = lambda x: x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+  want = x
+  for i in range(2):
+    layer = jax.tree.map(lambda p, i=i: p[i], params["params"]["layers"]["mixer_0"])
+    out, _ = testing._apply(mixer(name), {"params": layer}, norm(want))
+    want = want + out
+  testing.assert_close(y, norm(want))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sharding_over_eight_devices_changes_nothing(name):
+  assert len(jax.devices()) == 8
+  module = mixer(name)
+  params, x = testing.example(module)
+  x = jnp.concatenate([x, -x])  # A batch that data and fsdp divide.
+  mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
+  boxed = jax.eval_shape(module.init, jax.random.key(0), x)
+  places = parallel.shardings(mesh, boxed)
+  loss = lambda params, x: jnp.sum(jnp.sin(module.apply(params, x)[0]))
+  step = jax.value_and_grad(loss)
+  with jax.set_mesh(mesh):
+    rows = parallel.batch_sharding(mesh, x.ndim)
+    got = jax.jit(step, in_shardings=(places, rows))(
+      jax.device_put(nn.unbox(params), places), jax.device_put(x, rows)
+    )
+  got = jax.tree.map(np.asarray, got)
+  testing.assert_close(got, jax.jit(step)(nn.unbox(params), x))
+
+
+def test_an_unknown_name_brings_the_nearest():
+  with pytest.raises(ValueError, match="gated_delta_net"):
+    registry.mixer("gated_deltanet")
