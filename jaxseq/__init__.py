@@ -2,5 +2,3 @@
 
 `registry.mixer(name)` gives the module of a paper by its name.
 """
-
-__version__ = "0.1.0"
