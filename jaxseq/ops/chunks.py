@@ -7,7 +7,6 @@ nothing cancels and no exponent is positive, whatever the gates are.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -81,8 +80,7 @@ def prepare(op, q, k, v, gates, initial_state, segment_ids, scale) -> Inputs:
   valid, starts = jnp.ones((B, T), bool), jnp.zeros((B, T), bool)
   if segment_ids is not None:
     valid, starts, _ = segments.parse(segment_ids)
-    clear = lambda x: jnp.where(valid.reshape(B, T, *[1] * (x.ndim - 2)), x, 0)
-    arrays = [clear(x) for x in arrays]
+    arrays = [segments.clear_padding(x, segment_ids) for x in arrays]
   q, k, v, *gates = arrays
   return Inputs(q, k, v, tuple(gates), state.astype(kind), valid, starts)
 

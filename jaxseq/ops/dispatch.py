@@ -1,18 +1,40 @@
 """Which form of an op runs a call.
 
 An op lists its forms in `IMPLEMENTATIONS`, fastest first. A form may refuse a call, in
-words; "auto" takes the first that does not, and a form asked for by name raises them.
+words; a form asked for by name raises them. "auto" takes the first form that does not
+refuse and is not slow there.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Form", "select"]
+import jax
+
+__all__ = ["Form", "platform", "select"]
 
 
-def _takes_all(*args, **kwargs) -> None:
+def platform() -> str:
+  """Where the call will run: "cpu", "gpu" or "tpu".
+
+  That is the platform of the mesh in context, which may be compiled for without being
+  there, or else JAX's default backend.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  kind = "" if device is None else device.device_kind
+  if kind.startswith("TPU"):
+    return "tpu"
+  if kind.startswith("NVIDIA"):
+    return "gpu"
+  return "cpu" if kind == "cpu" else jax.default_backend()
+
+
+def _takes_all(*args) -> None:
   return None
+
+
+def _never(*args) -> bool:
+  return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +44,16 @@ class Form:
   Attributes:
     run: The function; all forms of an op have one signature.
     refusal: Called with the same arguments, says why it cannot take them, or None.
+    slow: Called with the same arguments, says whether "auto" should pass it over.
   """
 
   run: Callable[..., Any]
   refusal: Callable[..., str | None] = _takes_all
+  slow: Callable[..., bool] = _never
 
 
 def select(
-  op: str, forms: Mapping[str, Form], implementation: str, tokens: int, *args, **kwargs
+  op: str, forms: Mapping[str, Form], implementation: str, tokens: int, *args
 ) -> Callable[..., Any]:
   """Chooses the form that runs `op` on these arguments.
 
@@ -40,7 +64,6 @@ def select(
       which then is a single step.
     tokens: T.
     *args: What the form will be called with.
-    **kwargs: Likewise.
 
   Raises:
     ValueError: If there is no form of that name.
@@ -49,13 +72,14 @@ def select(
   if implementation == "auto":
     if tokens == 1 and "recurrent" in forms:
       return forms["recurrent"].run
-    return next(f.run for f in forms.values() if f.refusal(*args, **kwargs) is None)
+    able = (f for f in forms.values() if f.refusal(*args) is None)
+    return next(f.run for f in able if not f.slow(*args))
   if implementation not in forms:
     raise ValueError(
       f"{op} needs implementation 'auto' or one of {', '.join(map(repr, forms))}; "
       f"got {implementation!r}"
     )
-  reason = forms[implementation].refusal(*args, **kwargs)
+  reason = forms[implementation].refusal(*args)
   if reason is not None:
     raise NotImplementedError(f"{op}: {implementation} cannot take this call: {reason}")
   return forms[implementation].run

@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-__all__ = ["Segments", "from_cu_seqlens", "parse", "positions"]
+__all__ = [
+  "Segments",
+  "clear_padding",
+  "from_cu_seqlens",
+  "length_after",
+  "parse",
+  "positions",
+]
 
 
 class Segments(NamedTuple):
@@ -45,12 +52,49 @@ def parse(segment_ids: Int[Array, "B T"]) -> Segments:
   return Segments(valid, starts, jnp.cumsum(starts, axis=1, dtype=jnp.int32))
 
 
-def positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-  """Place of each token in its document, from 0. Padding has an arbitrary one."""
+def positions(
+  segment_ids: Int[Array, "B T"] | None,
+  length: Int[Array, "B"],
+  shape: tuple[int, int] | None = None,
+) -> Int[Array, "B T"]:
+  """Place of each token in its document. Padding has an arbitrary one.
+
+  Args:
+    segment_ids: Packed documents; None is one document a row.
+    length: Tokens of the row's first document before this call.
+    shape: [B, T], for when there are no `segment_ids`.
+  """
+  if segment_ids is None:
+    return length[:, None] + jnp.broadcast_to(jnp.arange(shape[1]), shape)
   segments = parse(segment_ids)
   count = jnp.cumsum(segments.valid, axis=1, dtype=jnp.int32) - 1
   start = jax.lax.cummax(jnp.where(segments.starts, count, 0), axis=1)
-  return jnp.maximum(count - start, 0)
+  return jnp.where(segments.index == 0, length[:, None], 0) + count - start
+
+
+def length_after(
+  segment_ids: Int[Array, "B T"] | None, length: Int[Array, "B"], num_tokens: int
+) -> Int[Array, "B"]:
+  """Tokens of the row's last document after this call.
+
+  Args:
+    segment_ids: Packed documents; None is one document a row.
+    length: Tokens of the row's first document before this call.
+    num_tokens: T.
+  """
+  if segment_ids is None:
+    return length + num_tokens
+  valid, _, index = parse(segment_ids)
+  last = index[:, -1:]
+  count = jnp.sum(valid & (index == last), axis=1, dtype=jnp.int32)
+  return jnp.where(last[:, 0] == 0, length, 0) + count
+
+
+def clear_padding(x: Array, segment_ids: Int[Array, "B T"] | None) -> Array:
+  """Zeros at padding, whatever stood there; [B, T, ...]."""
+  if segment_ids is None:
+    return x
+  return jnp.where((segment_ids != 0).reshape(*x.shape[:2], *[1] * (x.ndim - 2)), x, 0)
 
 
 def from_cu_seqlens(cu_seqlens: Int[Array, "N"], length: int) -> Int[Array, "1 T"]:

@@ -1,0 +1,5 @@
+"""Synthetic tasks: pure functions from random keys to batches."""
+
+from jaxseq.tasks.recall import RecallConfig
+
+__all__ = ["RecallConfig"]
