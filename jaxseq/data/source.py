@@ -24,11 +24,15 @@ __all__ = [
   "endless",
   "in_order",
   "rows_per_process",
+  "scattered",
   "shuffled",
 ]
 
 # Rows are cut from memory: one thread keeps ahead, more would fight for Python's lock.
 READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+
+# Grain's own endless length is the largest integer, and overflows when it is divided.
+ENDLESS = 1 << 50
 
 
 class Source(abc.ABC):
@@ -103,6 +107,17 @@ def rows_per_process(batch_size: int, process_index: int, process_count: int) ->
   return batch_size // process_count
 
 
+def scattered(seed: int) -> np.uint32:
+  """A number far from those of the neighbouring seeds.
+
+  Raises:
+    ValueError: If the seed is negative.
+  """
+  if seed < 0:
+    raise ValueError(f"seed must be at least 0; got {seed}")
+  return np.random.SeedSequence(seed).generate_state(1)[0]
+
+
 def endless(elements: grain.MapDataset, seed: int) -> grain.MapDataset:
   """Every element once an epoch, in an order drawn from the seed for each epoch.
 
@@ -111,11 +126,8 @@ def endless(elements: grain.MapDataset, seed: int) -> grain.MapDataset:
   """
   if not len(elements):
     raise ValueError("training needs data; the training split is empty")
-  if seed < 0:
-    raise ValueError(f"seed must be at least 0; got {seed}")
   # Neighbouring seeds must share no epoch, and grain counts epochs up from the seed.
-  seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-  return elements.shuffle(seed=seed).repeat()
+  return elements.shuffle(seed=int(scattered(seed))).repeat()[:ENDLESS]
 
 
 def shuffled(

@@ -32,7 +32,6 @@ def cross_entropy(
     The sum of losses, and the weighted number of tokens whose most likely id is the
     target, both float32.
   """
-  head = head.astype(hidden.dtype)
 
   @jax.checkpoint
   def chunk(hidden, targets, weights):

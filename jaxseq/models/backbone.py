@@ -97,15 +97,15 @@ class BackboneConfig:
   def inner_features(self) -> int:
     return self.mlp_features or -(-8 * self.features // 3 // 32) * 32
 
-  def mixer(self, name: str, **attributes) -> Mixer:
-    """The mixer of that name, as this stack wants it."""
-    cls = registry.mixer(name)
+  def mixer(self, kind: str, **attributes) -> Mixer:
+    """The mixer of that name in the registry, as this stack wants it."""
+    cls = registry.mixer(kind)
     fields = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
-    options = dict(self.mixer_options.get(name, {}))
+    options = dict(self.mixer_options.get(kind, {}))
     unknown = sorted(set(options) - fields)
     if unknown:
       raise ValueError(
-        f"{name} has no attribute {', '.join(unknown)}; it has {sorted(fields)}"
+        f"{kind} has no attribute {', '.join(unknown)}; it has {sorted(fields)}"
       )
     for shared in ("num_heads", "max_length"):
       value = getattr(self, shared)

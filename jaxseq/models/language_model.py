@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq import layers
+from jaxseq import layers, ops
 from jaxseq.models.backbone import Backbone, BackboneConfig
 from jaxseq.typing import State
 
@@ -53,9 +53,7 @@ class LanguageModel(nn.Module):
   ) -> tuple[Float[Array, "B T W"], State]:
     """Logits of each next token in float32, and the state after the last token."""
     x, state = self.hidden(tokens, state, segment_ids=segment_ids)
-    head = self.output_matrix().astype(x.dtype)
-    logits = jnp.einsum("btd,dw->btw", x, head, preferred_element_type=jnp.float32)
-    return logits, state
+    return ops.product("btd,dw->btw", x, self.output_matrix(), like=x), state
 
   def loss(self, batch: dict) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The summed loss of a batch in nats, with what it is summed over.

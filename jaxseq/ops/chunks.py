@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxseq.ops import checks, segments
+from jaxseq.ops import checks, dispatch, segments
 
 __all__ = [
   "CHUNK_SIZE",
@@ -97,13 +97,13 @@ def product(spec: str, *operands, like) -> Array:
   products are exact to float32, on hardware too whose default is less.
   """
   kind = jnp.promote_types(like.dtype, jnp.float32)
-  low = like.dtype == jnp.bfloat16
-  return jnp.einsum(
-    spec,
-    *(x.astype(jnp.bfloat16 if low else kind) for x in operands),
-    precision=None if low else "highest",
-    preferred_element_type=kind,
-  )
+  if like.dtype != jnp.bfloat16:
+    operands = (x.astype(kind) for x in operands)
+    return jnp.einsum(spec, *operands, precision="highest")
+  operands = (x.astype(jnp.bfloat16) for x in operands)
+  if dispatch.platform() == "cpu":  # It has no products of bfloat16 with float32 sums.
+    return jnp.einsum(spec, *(x.astype(kind) for x in operands))
+  return jnp.einsum(spec, *operands, preferred_element_type=kind)
 
 
 def segment_sums(x: Float[Array, "B C ..."]) -> Float[Array, "B C C ..."]:

@@ -40,12 +40,14 @@ class GatedDeltaNet(Mixer):
       keys are shared among them (Qwen3-Next). H if None.
     head_dim: K of a head. 3/4 D / H if None, as in the paper's 1.3B model.
     expand_v: V / K.
+    norm_epsilon: Of the norm over each head's outputs.
   """
 
   num_heads: int = 4
   num_value_heads: int | None = None
   head_dim: int | None = None
   expand_v: float = 2.0
+  norm_epsilon: float = 1e-5
 
   def __post_init__(self):
     super().__post_init__()
@@ -114,8 +116,10 @@ class GatedDeltaNet(Mixer):
       segment_ids=segment_ids,
       implementation=self.implementation,
     )
-    o = layers.RMSNorm(axes=(None,), param_dtype=self.param_dtype, name="norm")(o)
-    o = o.reshape(B, T, H * V) * nn.silu(project(x, H * V, "gate"))
+    norm = layers.RMSNorm(
+      self.norm_epsilon, axes=(None,), param_dtype=self.param_dtype, name="norm"
+    )
+    o = norm(o).reshape(B, T, H * V) * nn.silu(project(x, H * V, "gate"))
     y = project(o, self.features, "out", ("heads", "embed")).astype(x.dtype)
     return y, GatedDeltaNetState(memory, q_after, k_after, v_after)
 

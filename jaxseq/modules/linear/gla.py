@@ -26,6 +26,7 @@ class GatedLinearAttention(Mixer):
     expand_v: Width of all values, likewise.
     gate_rank: Rank of the projection to the decays.
     gate_normalizer: What log sigmoid is divided by: decays begin near 1.
+    norm_epsilon: Of the norm over each head's outputs.
   """
 
   num_heads: int = 4
@@ -33,6 +34,7 @@ class GatedLinearAttention(Mixer):
   expand_v: float = 1.0
   gate_rank: int = 16
   gate_normalizer: float = 16.0
+  norm_epsilon: float = 1e-5
 
   def __post_init__(self):
     super().__post_init__()
@@ -83,8 +85,10 @@ class GatedLinearAttention(Mixer):
       segment_ids=segment_ids,
       implementation=self.implementation,
     )
-    o = layers.RMSNorm(axes=(None,), param_dtype=self.param_dtype, name="norm")(o)
-    o = o.reshape(B, T, H * V) * nn.swish(project(x, H * V, "output_gate"))
+    norm = layers.RMSNorm(
+      self.norm_epsilon, axes=(None,), param_dtype=self.param_dtype, name="norm"
+    )
+    o = norm(o).reshape(B, T, H * V) * nn.swish(project(x, H * V, "output_gate"))
     return project(o, self.features, "out", ("heads", "embed")).astype(x.dtype), state
 
   @nn.nowrap

@@ -36,10 +36,12 @@ class Retention(Mixer):
   Attributes:
     num_heads: Heads H.
     expand_v: Width of all values, as a multiple of `features`.
+    norm_epsilon: Of the norm over each head's outputs.
   """
 
   num_heads: int = 4
   expand_v: int = 2
+  norm_epsilon: float = 1e-5
 
   def __post_init__(self):
     super().__post_init__()
@@ -84,8 +86,10 @@ class Retention(Mixer):
       segment_ids=segment_ids,
       implementation=self.implementation,
     )
-    o = layers.RMSNorm(axes=(None,), param_dtype=self.param_dtype, name="norm")(o)
-    o = o.reshape(B, T, H * V) * nn.swish(project(x, H * V, "gate"))
+    norm = layers.RMSNorm(
+      self.norm_epsilon, axes=(None,), param_dtype=self.param_dtype, name="norm"
+    )
+    o = norm(o).reshape(B, T, H * V) * nn.swish(project(x, H * V, "gate"))
     y = project(o, self.features, "out", ("heads", "embed"), OUT_INIT).astype(x.dtype)
     length = ops.segments.length_after(segment_ids, state.length, T)
     return y, RetentionState(memory, length)

@@ -37,7 +37,7 @@ class LSTM(Mixer):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    B, T, D = x.shape
+    B, T, _ = x.shape
     H, K = self.num_heads, self.features // self.num_heads
     x = ops.segments.clear_padding(x, segment_ids)
     gates = layers.projection(
@@ -58,7 +58,7 @@ class LSTM(Mixer):
       segment_ids=segment_ids,
       implementation=self.implementation,
     )
-    return h.reshape(B, T, D).astype(x.dtype), state
+    return h.reshape(B, T, self.features).astype(x.dtype), state
 
   @nn.nowrap
   def initial_state(self, batch_size: int) -> ops.LSTMState:

@@ -6,7 +6,6 @@ as in Llama (Touvron et al. 2023, arXiv:2302.13971).
 """
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from jaxseq import layers, ops, positions
 from jaxseq.modules.mixer import Mixer

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import checks, dispatch, segments
+from jaxseq.ops import checks, chunks, dispatch, segments
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "LSTMState", "lstm"]
@@ -78,26 +78,18 @@ def lstm(
 
 def recurrent(gates, weights, state, parsed):
   """The definition. The products with R are in the dtype of the gates."""
-  kind, product = state.h.dtype, gates.dtype
-  weights = weights.astype(product)
-  precision = "highest" if product != jnp.bfloat16 else None
+  kind = state.h.dtype
 
   def step(state, token):
     gates, valid, start = token
     valid, start = valid[:, None, None], start[:, None, None]
     h, c = (jnp.where(start, 0, s) for s in state)
-    recurrence = jnp.einsum(
-      "bhk,hgjk->bhgj",
-      h.astype(product),
-      weights,
-      precision=precision,
-      preferred_element_type=kind,
-    )
+    recurrence = chunks.product("bhk,hgjk->bhgj", h, weights, like=gates)
     i, f, g, o = jnp.moveaxis(gates.astype(kind) + recurrence, 2, 0)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
     new = LSTMState(jnp.where(valid, h, state.h), jnp.where(valid, c, state.c))
-    return new, jnp.where(valid, h, 0).astype(product)
+    return new, jnp.where(valid, h, 0).astype(gates.dtype)
 
   gates = jnp.where(parsed.valid[..., None, None, None], gates, 0)
   tokens = jax.tree.map(
