@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -102,6 +103,17 @@ def test_what_is_not_there_is_named_in_one_line(make, fields, message):
   with pytest.raises(ValueError, match=message) as error:
     make(**fields)
   assert "\n" not in str(error.value)
+
+
+def test_files_of_a_format_that_loses_examples_are_refused(tfds_folder, tmp_path):
+  """What TFDS leaves when it prepares parquet files, as far as it is looked at."""
+  shutil.copytree(tfds_folder / "small_texts", tmp_path / "small_texts")
+  for path in (tmp_path / "small_texts" / "1.0.0").iterdir():
+    path.rename(path.with_name(path.name.replace("array_record", "parquet")))
+  info = tmp_path / "small_texts" / "1.0.0" / "dataset_info.json"
+  info.write_text(info.read_text().replace("array_record", "parquet"))
+  with pytest.raises(ValueError, match="ARRAY_RECORD is not available"):
+    data.make("tfds", dataset="small_texts", data_dir=str(tmp_path))
 
 
 def test_images_have_one_length(make):
