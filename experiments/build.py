@@ -27,7 +27,7 @@ class Experiment:
     config: What they were made from.
     source: The data.
     model: A `models` class with a `loss`.
-    optimizer: Its schedule included.
+    optimizer: Its config.
     mesh: Over all devices.
     state_shapes: A `training.TrainState` of shapes and places.
   """
@@ -35,7 +35,7 @@ class Experiment:
   config: ml_collections.ConfigDict
   source: Any
   model: nn.Module
-  optimizer: Any
+  optimizer: training.OptimizerConfig
   mesh: Mesh
   state_shapes: training.TrainState
 
@@ -47,7 +47,8 @@ class Experiment:
     """The state before the first step."""
     init_key, key = jax.random.split(key)
     params = nn.unbox(_init(self.model, self.source, init_key))
-    return training.create(params, self.optimizer, key, ema=self.config.ema_decay > 0)
+    optimizer = training.make_optimizer(self.optimizer)
+    return training.create(params, optimizer, key, ema=self.config.ema_decay > 0)
 
   def fresh_state(self) -> training.TrainState:
     """`init` on the mesh, each array made where it lies."""
@@ -58,7 +59,8 @@ class Experiment:
     """The compiled step: state, batch -> state, metrics. The state given is used up."""
     step = training.make_step(
       self.loss,
-      self.optimizer,
+      training.make_optimizer(self.optimizer),
+      training.schedule(self.optimizer),
       accumulate_steps=self.config.accumulate_steps,
       ema_decay=self.config.ema_decay or None,
     )
@@ -135,9 +137,7 @@ def build(c: ml_collections.ConfigDict, devices=None) -> Experiment:
     )
   source = data.make(**c.data)
   model = make_model(c, source, mesh.devices.flat[0].platform)
-  optimizer = training.make_optimizer(
-    training.OptimizerConfig(total_steps=c.total_steps, **c.optimizer)
-  )
+  optimizer = training.OptimizerConfig(total_steps=c.total_steps, **c.optimizer)
   boxed = jax.eval_shape(lambda key: _init(model, source, key), jax.random.key(0))
   experiment = Experiment(c, source, model, optimizer, mesh, None)
   shapes = jax.eval_shape(experiment.init, jax.random.key(0))

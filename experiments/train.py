@@ -8,31 +8,38 @@ The same line again resumes where the run stopped. SIGTERM saves and exits with 
 
 import itertools
 import json
-import os
+import math
+import pathlib
 
 import flax.linen as nn
 import jax
 
 from experiments import build, cli
-from jaxseq import parallel, training
+from jaxseq import data, parallel, training
 
 
-def main() -> None:
-  c, workdir = cli.CONFIG.value, cli.WORKDIR.value
-  if c is None or workdir is None:
+def main() -> int:
+  if cli.CONFIG.value is None or cli.WORKDIR.value is None:
     raise cli.UsageError("train needs --config=FILE and --workdir=FOLDER")
+  c, workdir = cli.CONFIG.value, pathlib.Path(cli.WORKDIR.value)
   with cli.usage_errors():
     experiment = build.build(c)
-    checkpoints = training.Checkpointer(
-      os.path.join(workdir, "checkpoints"), json.loads(c.to_json()), free=build.FREE
-    )
+    config = json.loads(c.to_json())
+    training.check_config(workdir / "config.json", config, build.FREE)
+  checkpoints = training.Checkpointer(workdir / "checkpoints")
   with (
     jax.set_mesh(experiment.mesh),
     nn.logical_axis_rules(parallel.RULES),
     training.GracefulStop() as stop,
   ):
-    train(experiment, checkpoints, workdir, stop)
-  checkpoints.close()
+    try:
+      train(experiment, checkpoints, workdir, stop)
+    except (training.DamagedError, training.NonFiniteError) as error:
+      print(f"error: {error}")
+      return 1
+    finally:
+      checkpoints.close()
+  return 0
 
 
 def train(experiment, checkpoints, workdir, stop) -> None:
@@ -42,14 +49,25 @@ def train(experiment, checkpoints, workdir, stop) -> None:
   batches = experiment.source.train(c.batch_size, c.sequence_length, c.seed, *rows)
   restored = checkpoints.restore(experiment.state_shapes)
   if restored is None:
-    state, start = experiment.fresh_state(), 0
+    start, state = 0, experiment.fresh_state()
   else:
-    state, data_state, start = restored
+    start, state, data_state = restored
     batches.set_state(data_state)
-    print(f"resumed from step {start} of {workdir}")
   step, evaluate = experiment.step(), experiment.evaluation()
-  tokens = c.batch_size * c.sequence_length
-  with training.MetricsWriter(workdir, c.total_steps, tokens, start) as metrics:
+  metrics = training.MetricsWriter(
+    workdir,
+    total_steps=c.total_steps,
+    tokens_per_step=c.batch_size * c.sequence_length,
+    start=start,
+    bits_per_byte=hasattr(experiment.source, "held_out_bytes"),
+  )
+  with metrics:
+    size = sum(x.size for x in jax.tree.leaves(state.params))
+    metrics.say(
+      f"{c.mixer}: {size:,} parameters, {jax.device_count()} x {jax.devices()[0].device_kind}"
+    )
+    if start:
+      metrics.say(f"resumed after step {start} of {workdir}")
     for n in range(start + 1, c.total_steps + 1):
       batch = parallel.global_batch(experiment.mesh, next(batches))
       state, measured = step(state, batch)
@@ -60,9 +78,12 @@ def train(experiment, checkpoints, workdir, stop) -> None:
       if n % c.eval_every == 0 or n == c.total_steps:
         metrics.evaluation(n, held_out(experiment, evaluate, state, rows))
       if n % c.checkpoint_every == 0 or last:
-        checkpoints.save(state, batches.get_state(), n)
+        checkpoints.save(n, state, batches.get_state())
       if stop.requested:
-        break
+        metrics.say(f"stopped after step {n}; the same command goes on from there")
+        return
+    compare(experiment, metrics)
+  metrics.say(f"checkpoints, metrics.jsonl, curves.png and tensorboard: {workdir}")
 
 
 def held_out(experiment, evaluate, state, rows) -> dict[str, float]:
@@ -73,6 +94,23 @@ def held_out(experiment, evaluate, state, rows) -> dict[str, float]:
     evaluate(state, parallel.global_batch(experiment.mesh, batch))
     for batch in itertools.islice(batches, c.eval_batches or None)
   )
+
+
+def compare(experiment, metrics) -> None:
+  """Prints what general compressors make of the held-out bytes beside the model."""
+  c, source = experiment.config, experiment.source
+  lines = training.read_metrics(metrics.path)
+  measured = [m for m in lines if m["split"] == "held_out"]
+  if not hasattr(source, "held_out_bytes") or not measured:
+    return
+  text = source.held_out_bytes()
+  if c.eval_batches:
+    text = text[: c.eval_batches * c.batch_size * c.sequence_length]
+  results = {"this model": measured[-1]["loss"] / math.log(2)}
+  results |= data.compressed_bits_per_byte(text)
+  metrics.say(f"bits per byte on the same {len(text):,} held-out bytes:")
+  for name, bits in results.items():
+    metrics.say(f"  {name:<12}{bits:.3f}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.sequence_length = 256  # Tokens.
   c.data = dict(name="bytes", path="")  # "" is the standard library's own sources.
   c.model = dict(features=128, num_layers=4, num_heads=4, mlp="swiglu", remat="none")
+  c.model.max_length = 2048  # Tokens that a cache holds.
   c.model.dtype = "auto"  # bfloat16 on a GPU or TPU, float32 on a CPU.
-  c.mixer_options = dict(attention=dict(max_length=2048))
+  c.mixer_options = dict()
   c.optimizer = dict(name="muon", learning_rate=5e-3, schedule="wsd", warmup_steps=20)
   c.optimizer.update(dict(weight_decay=0.1, clip_norm=1.0))
   c.accumulate_steps = 1  # Microbatches in a step.

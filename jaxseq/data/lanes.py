@@ -7,6 +7,8 @@ token is padding. What comes before a row in its lane need not be known to start
 resume: a state says where its lanes stood, and other lanes are read over again.
 """
 
+from concurrent import futures
+
 import grain
 import numpy as np
 
@@ -43,23 +45,50 @@ class Lanes(grain.IterDataset):
 
 
 class _Iterator(grain.DatasetIterator):
+  """Reads the batch after the one it gives in a thread, which Python joins at exit."""
+
   def __init__(self, dataset: Lanes):
     super().__init__()
     self._dataset = dataset
+    self._executor = futures.ThreadPoolExecutor(max_workers=1)
     self._restart()
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    batch, self._state = (self._ahead or self._executor.submit(self._read)).result()
+    self._ahead = self._executor.submit(self._read)
+    return batch
+
+  def get_state(self) -> dict:
+    return self._state
+
+  def set_state(self, state: dict) -> None:
+    if self._ahead:
+      futures.wait([self._ahead])
+    self._restart()
+    if state["rows"] == self._state["rows"]:
+      for lane, *place in zip(self._lanes, state["documents"], state["offsets"]):
+        lane.number, lane.offset = place
+    else:  # Saved by another process: how long our documents are is not in it.
+      for lane in self._lanes:
+        for _ in range(state["step"]):
+          lane.take(self._dataset.length)
+    self._step = state["step"]
+    self._state = self._position()
 
   def _restart(self) -> None:
     d = self._dataset
-    self._step = 0
     self._lanes = [_Lane(d.documents[r :: d.batch_size]) for r in d.rows]
+    self._step, self._ahead = 0, None
+    self._state = self._position()
 
-  def __next__(self) -> dict[str, np.ndarray]:
+  def _read(self) -> tuple[dict[str, np.ndarray], dict]:
     length, bos = self._dataset.length, self._dataset.bos
     rows = [packing.row(lane.take(length), length, bos) for lane in self._lanes]
     self._step += 1
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return batch, self._position()
 
-  def get_state(self) -> dict:
+  def _position(self) -> dict:
     rows = self._dataset.rows
     return dict(
       step=self._step,
@@ -67,20 +96,6 @@ class _Iterator(grain.DatasetIterator):
       documents=[lane.number for lane in self._lanes],
       offsets=[lane.offset for lane in self._lanes],
     )
-
-  def set_state(self, state: dict) -> None:
-    self._restart()
-    self._step = state["step"]
-    rows = self._dataset.rows
-    if state["rows"] == [rows.start, rows.stop]:
-      for lane, number, offset in zip(
-        self._lanes, state["documents"], state["offsets"]
-      ):
-        lane.number, lane.offset = number, offset
-    else:  # Saved by another process: the lengths of our documents are not in it.
-      for lane in self._lanes:
-        for _ in range(self._step):
-          lane.take(self._dataset.length)
 
 
 class _Lane:

@@ -15,7 +15,7 @@ __all__ = ["Synthetic"]
 # Generating is a call to the device: the batch after this one is made ahead.
 READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
 
-TRAIN, EVALUATION = 1, 1  # Streams of keys that never meet.
+TRAIN, EVALUATION = 0, 1  # Streams of keys that never meet.
 
 
 class Synthetic(source.Source):

@@ -75,9 +75,7 @@ class TFDSText(text.ByteSource):
     text.check_length(sequence_length)
     rows = range(process_index * count, (process_index + 1) * count)
     documents = source.endless(self._train, seed)
-    dataset = lanes.Lanes(documents, batch_size, sequence_length, text.BOS, rows)
-    ahead = grain.experimental.ThreadPrefetchIterDataset
-    return iter(ahead(dataset, prefetch_buffer_size=4))
+    return iter(lanes.Lanes(documents, batch_size, sequence_length, text.BOS, rows))
 
 
 class TFDSImages(source.Source):

@@ -1,0 +1,201 @@
+"""Checkpoints by orbax: asynchronous, checked when they are read.
+
+A checkpoint holds the train state, the state of the data, and a checksum of each array,
+the sum of its bits modulo 2^32, made on the devices when it is saved. A checkpoint that
+cannot be read, or whose arrays have other sums, is damaged: it is set aside under
+another name, never deleted, and the one before it is used.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+
+from jaxseq.training.state import TrainState
+
+__all__ = ["Checkpointer", "DamagedError", "check_config"]
+
+
+class DamagedError(Exception):
+  """There are checkpoints, and none can be read."""
+
+
+class Checkpointer:
+  """The checkpoints of one run.
+
+  Attributes:
+    directory: Where they are, a folder for each step.
+  """
+
+  def __init__(self, directory: str | os.PathLike, *, max_to_keep: int = 3):
+    """
+    Args:
+      directory: Made if it is not there.
+      max_to_keep: Newest checkpoints kept, at least 2: the newest may be damaged.
+
+    Raises:
+      ValueError: If `max_to_keep` is less than 2.
+    """
+    if max_to_keep < 2:
+      raise ValueError(f"Checkpointer needs max_to_keep >= 2; got {max_to_keep}")
+    self.directory = pathlib.Path(directory).absolute()
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      item_names=("state", "meta"),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=max_to_keep, cleanup_tmp_directories=True
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """Of the checkpoints, the oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: TrainState, data_state: dict) -> None:
+    """Saves in the background; returns when the arrays may change.
+
+    A step that is there already is left as it is.
+
+    Args:
+      step: Its number.
+      state: The train state.
+      data_state: Of the data iterator; JSON can hold it.
+    """
+    if step in self._manager.all_steps():
+      return
+    arrays = _as_arrays(state)
+    sums = [int(x) for x in jax.tree.leaves(_checksums(arrays))]
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(arrays),
+        meta=ocp.args.JsonSave({"data": data_state, "checksums": sums}),
+      ),
+    )
+
+  def restore(self, shapes: TrainState) -> tuple[int, TrainState, dict] | None:
+    """The newest good checkpoint.
+
+    Args:
+      shapes: Shapes, dtypes and places (`jax.ShapeDtypeStruct`) of the state; the mesh
+        may be another one than it was saved on.
+
+    Returns:
+      Its step, the train state, and the state of the data; or None if there is none.
+
+    Raises:
+      DamagedError: If there are checkpoints and all are damaged.
+    """
+    steps = self.steps()
+    for step in reversed(steps):
+      try:
+        return step, *self._read(step, shapes)
+      except Exception as error:  # Whatever damage makes orbax raise.
+        reason = " ".join(str(error).split())[:300]
+        logging.error("checkpoint %d is damaged, and set aside: %s", step, reason)
+        self._set_aside(step)
+    if steps:
+      raise DamagedError(
+        f"all checkpoints in {self.directory} are damaged: {steps}; they were renamed"
+      )
+    return None
+
+  def _read(self, step, shapes):
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(_as_arrays(shapes)), meta=ocp.args.JsonRestore()
+      ),
+    )
+    sums = [int(x) for x in jax.tree.leaves(_checksums(restored.state))]
+    if sums != restored.meta["checksums"]:
+      raise DamagedError("the sums of its arrays are not those that were saved")
+    key = jax.random.wrap_key_data(restored.state.key)
+    return restored.state.replace(key=key), restored.meta["data"]
+
+  def _set_aside(self, step):
+    if jax.process_index() == 0:
+      folder = self.directory / str(step)
+      folder.rename(self.directory / f"damaged_{step}_{os.getpid()}")
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      multihost_utils.sync_global_devices(f"set aside {step}")
+    self._manager.reload()
+
+  def wait(self) -> None:
+    """Until what is being saved is safe."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, and ends the threads."""
+    self._manager.close()
+
+
+def _as_arrays(state: TrainState) -> TrainState:
+  """The state with its random key as plain numbers."""
+  if not isinstance(state.key, jax.ShapeDtypeStruct):
+    return state.replace(key=jax.random.key_data(state.key))
+  data = jax.eval_shape(jax.random.key_data, state.key)
+  place = state.key.sharding
+  return state.replace(key=jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=place))
+
+
+@jax.jit
+def _checksums(tree):
+  """The sum of the bits of each array, as numbers of 32 bits or fewer, modulo 2^32."""
+
+  def one(x):
+    if x.dtype == bool:
+      return jnp.sum(x, dtype=jnp.uint32)
+    width = min(x.dtype.itemsize, 4) * 8
+    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{width}"))
+    return jnp.sum(bits, dtype=jnp.uint32)
+
+  return jax.tree.map(one, tree)
+
+
+def check_config(path: str | os.PathLike, config: dict, free: tuple[str, ...]) -> None:
+  """Compares a config with that of an earlier run, or writes it if there is none.
+
+  Args:
+    path: The file, JSON.
+    config: Nested dicts of what JSON can hold.
+    free: Fields of the outermost dict that may differ.
+
+  Raises:
+    ValueError: If others differ; names each with both values.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    if jax.process_index() == 0:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      whole = path.with_suffix(".tmp")  # No half-written file under the real name.
+      whole.write_text(json.dumps(config, indent=2, sort_keys=True))
+      whole.rename(path)
+    return
+  saved = dict(_flat(json.loads(path.read_text())))
+  now = dict(_flat(json.loads(json.dumps(config))))
+  differ = [
+    f"{name}: {saved.get(name, 'absent')} -> {now.get(name, 'absent')}"
+    for name in sorted(saved | now)
+    if name.split(".")[0] not in free and saved.get(name) != now.get(name)
+  ]
+  if differ:
+    raise ValueError(
+      f"the run in {path.parent} has another config: {'; '.join(differ)}; "
+      "choose another folder or the same config"
+    )
+
+
+def _flat(tree: Any, prefix: str = ""):
+  for key, value in tree.items():
+    if isinstance(value, dict) and value:
+      yield from _flat(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", value
