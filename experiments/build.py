@@ -123,6 +123,14 @@ def build(c: ml_collections.ConfigDict, devices=None) -> Experiment:
   Raises:
     ValueError: If a field is wrong; the message is one line.
   """
+  for field in ("accumulate_steps", "log_every", "eval_every", "checkpoint_every"):
+    if c[field] < 1:
+      raise ValueError(f"{field} must be at least 1; got {c[field]}")
+  if c.eval_batches < 0 or c.max_skipped < 1 or not 0 <= c.ema_decay < 1:
+    raise ValueError(
+      "eval_batches must be at least 0, max_skipped at least 1 and ema_decay in [0, 1); "
+      f"got {c.eval_batches}, {c.max_skipped} and {c.ema_decay}"
+    )
   mesh = parallel.make_mesh(parallel.MeshConfig(**c.mesh), devices)
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * c.accumulate_steps
   if c.batch_size < 1 or c.batch_size % rows:
@@ -136,6 +144,7 @@ def build(c: ml_collections.ConfigDict, devices=None) -> Experiment:
       f"{mesh.shape['sequence']}; got {c.sequence_length}"
     )
   source = data.make(**c.data)
+  source.train(c.batch_size, c.sequence_length, c.seed)  # Refuses sizes, reads nothing.
   model = make_model(c, source, mesh.devices.flat[0].platform)
   optimizer = training.OptimizerConfig(total_steps=c.total_steps, **c.optimizer)
   boxed = jax.eval_shape(lambda key: _init(model, source, key), jax.random.key(0))

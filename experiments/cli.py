@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import runpy
 import sys
 from collections.abc import Callable
 
@@ -71,10 +72,11 @@ def _parse(argv: list[str]) -> None:
 
 def _unknown_field(argv: list[str]) -> str:
   """Finds the override that names no field, and the nearest names."""
-  known = list(_fields(flags.FLAGS["config"].value))
-  for argument in argv:
-    name = argument.partition("=")[0].lstrip("-").removeprefix("config.")
-    if argument.lstrip("-").startswith("config.") and name not in known:
+  given = dict(a.lstrip("-").partition("=")[::2] for a in argv if a.startswith("-"))
+  known = list(_fields(runpy.run_path(given["config"])["get_config"]()))
+  for flag in given:
+    name = flag.removeprefix("config.")
+    if flag.startswith("config.") and name not in known:
       near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
       hint = f"did you mean {' or '.join(near)}?" if near else f"it has {known}"
       return f"the config has no field {name!r}; {hint}"

@@ -1,6 +1,7 @@
 r"""A byte-level language model of Python source text: the demo.
 
-  python -m experiments.train --config=experiments/configs/lm_bytes.py --workdir=runs/lm_bytes
+  python -m experiments.train --config=experiments/configs/lm_bytes.py \
+    --workdir=runs/lm_bytes
 
 Two cores: under four minutes. Any other mixer: --config.mixer=gla. Any other text:
 --config.data.path=FOLDER or a glob.

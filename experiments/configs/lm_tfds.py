@@ -1,4 +1,4 @@
-r"""A byte-level language model of any text in TensorFlow Datasets, read without TensorFlow.
+r"""A byte-level language model of a text of TFDS, read without TensorFlow.
 
   python -m experiments.train --config=experiments/configs/lm_tfds.py \
     --config.data.dataset=DATASET --config.data.data_dir=FOLDER --workdir=runs/lm_tfds
@@ -16,6 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.batch_size = 32  # Sequences over all devices; data x fsdp must divide it.
   c.sequence_length = 512  # Tokens.
   c.data = dict(name="tfds", dataset="lm1b", data_dir="", feature="text")
+  c.data.update(dict(train_split="train", evaluation_split="test"))
+  c.data.limit_bytes = 1 << 20  # Held-out bytes that are evaluated; 0 is all.
   c.model = dict(features=256, num_layers=8, num_heads=4, mlp="swiglu", remat="none")
   c.model.update(dict(dtype="auto", max_length=2048))
   c.mixer_options = dict()
