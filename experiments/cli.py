@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -66,6 +67,10 @@ def _parse(argv: list[str]) -> None:
     raise UsageError(_unknown_field(argv)) from error
   except (OSError, TypeError, ValueError) as error:
     raise UsageError(" ".join(str(error).split())) from error
+  if CONFIG.present:
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not os.path.isfile(path):
+      raise UsageError(f"there is no config file {path!r}")
   if rest:
     raise UsageError(f"this takes flags only; got {' '.join(rest)}")
 

@@ -4,11 +4,13 @@ r"""Compiles a train step for a TPU pod that is not here, and reads off what it 
     --topology=v5e:16x16 --config.batch_size=256
 
 Needs libtpu (the `tpu` or `test` extra), which compiles on any Linux host. Nothing runs:
-memory is what the compiler allots on each chip, collectives are counted in its program.
+memory is what the compiler allots on each chip; collectives are counted in its
+program.
 """
 
 import collections
 import dataclasses
+import os
 import re
 import time
 
@@ -27,6 +29,18 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 COLLECTIVES += ("collective-permute",)
 
 GIB = 2**30
+
+# libtpu as a compiler alone: it must not look for chips, or for the cloud's metadata.
+COMPILER_ONLY = dict(
+  JAX_PLATFORMS="cpu",
+  TPU_SKIP_MDS_QUERY="1",
+  TPU_ACCELERATOR_TYPE="v5litepod-4",
+  TPU_WORKER_HOSTNAMES="localhost",
+  TPU_WORKER_ID="0",
+  ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+  TPU_MIN_LOG_LEVEL="3",
+  TPU_STDERR_LOG_LEVEL="3",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +67,8 @@ class Report:
 def main() -> None:
   if cli.CONFIG.value is None:
     raise cli.UsageError("compile_pod needs --config=FILE")
+  os.environ.update(COMPILER_ONLY)
+  jax.config.update("jax_platforms", "cpu")
   with cli.usage_errors():
     report = compile_step(cli.CONFIG.value, TOPOLOGY.value)
   print(f"{TOPOLOGY.value}: {report.num_devices} devices")
@@ -86,16 +102,14 @@ def compile_step(c, topology: str) -> Report:
   memory = compiled.memory_analysis()
   program = compiled.as_text()
   counts = collections.Counter(re.findall(r" (\S+?)(?:-start)?\(", program))
-  kernels = re.findall(
-    r'custom_call_target="tpu_custom_call".*?op_name="([^"]*)"', program
-  )
+  kernels = re.findall(r"%([^\s.]+)\S* = .*\"tpu_custom_call\"", program)
   return Report(
     num_devices=len(devices),
     compile_seconds=seconds,
     arguments_gib=memory.argument_size_in_bytes / GIB,
     temporary_gib=memory.temp_size_in_bytes / GIB,
     collectives={name: counts[name] for name in COLLECTIVES if counts[name]},
-    custom_calls=tuple(sorted({name.rsplit("/", 1)[-1] for name in kernels})),
+    custom_calls=tuple(sorted(set(kernels))),
   )
 
 

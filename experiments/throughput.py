@@ -3,10 +3,10 @@ r"""Times the train step of a config on the devices at hand.
   python -m experiments.throughput --config=experiments/configs/lm_125m.py
 
 Prints the median step time with its spread, tokens a second, and the share of the
-devices' peak that the model's arithmetic makes up (MFU). That arithmetic is 6 operations
-a token and parameter in a matrix product (forward and backward) and, for each softmax
-attention, 6 T D for the causal half of its scores and sums; what the recurrences and the
-recomputation of `remat` do comes on top and is not counted.
+devices' peak that the model's arithmetic makes up (MFU). That arithmetic is 6
+operations a token and parameter in a matrix product (forward and backward) and, for
+each softmax attention, 6 T D for the causal half of its scores and sums; what the
+recurrences and the recomputation of `remat` do comes on top and is not counted.
 """
 
 import math

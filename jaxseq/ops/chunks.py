@@ -1,21 +1,27 @@
-"""What the chunked forms of the matrix-state recurrences share.
+"""What the forms of the matrix-state recurrences share.
+
+    S_t = update(S_{t-1}, k_t, v_t, gates_t),    o_t = S_t^T q_t      state [K, V]
 
 Decays travel as logarithms and only ever add up: a share kept from token j to token i is
 the exponential of a sum over j < m <= i, never of a difference of two longer sums, so that
 nothing cancels and no exponent is positive, whatever the gates are.
 """
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxseq.ops import checks, dispatch, segments
+from jaxseq.ops import blocks, checks, dispatch, segments
 
 __all__ = [
   "CHUNK_SIZE",
   "Inputs",
   "Masks",
+  "by_chunk",
+  "by_token",
   "masked_exp",
   "masks",
   "prepare",
@@ -77,7 +83,8 @@ def prepare(op, q, k, v, gates, initial_state, segment_ids, scale) -> Inputs:
   kind = jnp.promote_types(v.dtype, jnp.float32)
   scale = K**-0.5 if scale is None else scale
   state = jnp.zeros((B, H, K, V)) if initial_state is None else initial_state
-  arrays = [q * jnp.asarray(scale, q.dtype), k, v]
+  q = (q.astype(kind) * scale).astype(q.dtype)
+  arrays = [q, k, v]
   arrays += [gate.astype(kind) for gate, _ in gates.values()]
   valid, starts = jnp.ones((B, T), bool), jnp.zeros((B, T), bool)
   if segment_ids is not None:
@@ -90,6 +97,38 @@ def prepare(op, q, k, v, gates, initial_state, segment_ids, scale) -> Inputs:
 def size_for(tokens: int) -> int:
   """The chunk for that many tokens: `CHUNK_SIZE`, or less if fewer would be padded."""
   return min(CHUNK_SIZE[dispatch.platform()], max(16, 1 << (tokens - 1).bit_length()))
+
+
+def by_token(update, inputs: Inputs):
+  """The recurrent form of `update(S, k, v, *gates) -> S`, in the dtype of the state."""
+  q, k, v, gates, S, valid, starts = inputs
+
+  def step(S, token):
+    q, k, v, *gates, start = token
+    S = update(jnp.where(start[:, None, None, None], 0, S), k, v, *gates)
+    return S, jnp.einsum("bhk,bhkv->bhv", q, S, precision="highest")
+
+  tokens = (*(x.astype(S.dtype) for x in (q, k, v)), *gates, starts)
+  S, o = jax.lax.scan(step, S, jax.tree.map(lambda x: x.swapaxes(0, 1), tokens))
+  return jnp.where(valid[..., None, None], o.swapaxes(0, 1), 0).astype(v.dtype), S
+
+
+def by_chunk(chunk, inputs: Inputs):
+  """The chunked form: `chunk(S, (q, k, v, *gates, starts)) -> o, S` from one to the next.
+
+  The backward pass makes each chunk again from the state that it began with.
+  """
+  q, k, v, gates, S, valid, starts = inputs
+  T = q.shape[1]
+
+  # A loop's body needs no guard against the merging of both passes.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def step(S, block):
+    o, S = chunk(S, block)
+    return S, o.astype(v.dtype)
+
+  S, o = jax.lax.scan(step, S, blocks.split((q, k, v, *gates, starts), size_for(T)))
+  return jnp.where(valid[..., None, None], blocks.join(o, T), 0), S
 
 
 def product(spec: str, *operands, like) -> Array:

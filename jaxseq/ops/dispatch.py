@@ -21,12 +21,8 @@ def platform() -> str:
   there, or else JAX's default backend.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
-  kind = "" if device is None else device.device_kind
-  if kind.startswith("TPU"):
-    return "tpu"
-  if kind.startswith("NVIDIA"):
-    return "gpu"
-  return "cpu" if kind == "cpu" else jax.default_backend()
+  name = jax.default_backend() if device is None else device.platform
+  return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
 def _takes_all(*args) -> None:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import blocks, chunks, dispatch
+from jaxseq.ops import chunks, dispatch
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "gated_delta_rule", "unit_lower_inverse"]
@@ -67,39 +67,19 @@ def gated_delta_rule(
 
 def recurrent(inputs):
   """The definition."""
-  like = inputs.v
 
-  def step(S, token):
-    q, k, v, g, beta, valid, start = token
-    S = jnp.where(start[:, None, None, None], 0, S)
+  def update(S, k, v, g, beta):
     S = jnp.exp(g)[..., None, None] * S
-    u = beta[..., None] * (v - chunks.product("bhk,bhkv->bhv", k, S, like=like))
-    S = S + chunks.product("bhk,bhv->bhkv", k, u, like=like)
-    o = chunks.product("bhk,bhkv->bhv", q, S, like=like)
-    return S, jnp.where(valid[:, None, None], o, 0).astype(like.dtype)
+    read = jnp.einsum("bhk,bhkv->bhv", k, S, precision="highest")
+    u = beta[..., None] * (v - read)
+    return S + k[..., None] * u[..., None, :]
 
-  q, k, v, (g, beta), state, valid, starts = inputs
-  tokens = jax.tree.map(lambda x: x.swapaxes(0, 1), (q, k, v, g, beta, valid, starts))
-  S, o = jax.lax.scan(step, state, tokens)
-  return o.swapaxes(0, 1), S
+  return chunks.by_token(update, inputs)
 
 
 def chunked(inputs):
-  """The UT transform within chunks, `recurrent` from chunk to chunk.
-
-  The backward pass makes each chunk again from the state that it began with.
-  """
-  q, k, v, (g, beta), state, valid, starts = inputs
-  T = q.shape[1]
-  cut = blocks.split((q, k, v, g, beta, starts), chunks.size_for(T))
-
-  @jax.checkpoint
-  def step(S, block):
-    o, S = _chunk(S, block)
-    return S, o.astype(v.dtype)
-
-  S, o = jax.lax.scan(step, state, cut)
-  return jnp.where(valid[..., None, None], blocks.join(o, T), 0), S
+  """The UT transform within chunks, `recurrent` from chunk to chunk."""
+  return chunks.by_chunk(_chunk, inputs)
 
 
 def _chunk(S, block):
@@ -127,25 +107,39 @@ def _chunk(S, block):
   return o, S
 
 
+@jax.custom_jvp
 def unit_lower_inverse(L: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
   """(I + L)^-1 for strictly lower triangular L, C a power of two.
 
-  Blocks on the diagonal double in size, from 1 to C. With X the inverse of the diagonal
-  blocks so far and M the part of L that joins them in pairs,
+  The inverses of both halves of the diagonal, found together, give the whole:
 
-      [[A, 0], [M, B]]^-1 = [[A^-1, 0], [-B^-1 M A^-1, B^-1]] = X - X M X
+      [[A, 0], [M, B]]^-1 = [[A^-1, 0], [-B^-1 M A^-1, B^-1]]
   """
+  return _inverse(L)
+
+
+@unit_lower_inverse.defjvp
+def _inverse_jvp(primals, tangents):
+  """dX = -X dL X: the backward pass needs X alone, no step of the recursion."""
+  X = unit_lower_inverse(*primals)
+  return X, -_matmul(X, _matmul(*tangents, X))
+
+
+def _inverse(L):
   C = L.shape[-1]
-  place = jnp.arange(C)
-  X = jnp.broadcast_to(jnp.eye(C, dtype=L.dtype), L.shape)
-  size = 1
-  while size < C:
-    row, column = place[:, None] // size, place // size
-    pair = (row // 2 == column // 2) & (row % 2 == 1) & (column % 2 == 0)
-    M = jnp.where(pair, L, 0)
-    X = X - jnp.matmul(jnp.matmul(X, M, precision="highest"), X, precision="highest")
-    size *= 2
-  return X
+  if C == 1:
+    return jnp.ones_like(L)
+  half = C // 2
+  A, B = _inverse(jnp.stack([L[..., :half, :half], L[..., half:, half:]]))
+  M = -_matmul(_matmul(B, L[..., half:, :half]), A)
+  return jnp.block([[A, jnp.zeros_like(A)], [M, B]])
+
+
+def _matmul(A, B):
+  """A B to float32. No matrix unit is filled by small ones: they are summed as such."""
+  if A.shape[-1] < 8:
+    return jnp.sum(A[..., None] * B[..., None, :, :], axis=-2)
+  return jnp.matmul(A, B, precision="highest")
 
 
 IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}

@@ -6,7 +6,6 @@ The feature map of queries and keys and the normaliser, where a paper has them, 
 caller's: a normaliser is one more channel of ones in v.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -54,19 +53,7 @@ def linear_attention(
 
 def recurrent(inputs):
   """The definition."""
-  like = inputs.v
-
-  def step(S, token):
-    q, k, v, valid, start = token
-    S = jnp.where(start[:, None, None, None], 0, S)
-    S = S + chunks.product("bhk,bhv->bhkv", k, v, like=like)
-    o = chunks.product("bhk,bhkv->bhv", q, S, like=like)
-    return S, jnp.where(valid[:, None, None], o, 0).astype(like.dtype)
-
-  tokens = (inputs.q, inputs.k, inputs.v, inputs.valid, inputs.starts)
-  tokens = jax.tree.map(lambda x: x.swapaxes(0, 1), tokens)
-  S, o = jax.lax.scan(step, inputs.state, tokens)
-  return o.swapaxes(0, 1), S
+  return chunks.by_token(lambda S, k, v: S + k[..., None] * v[..., None, :], inputs)
 
 
 def _without_decay(form):

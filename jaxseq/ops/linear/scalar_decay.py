@@ -8,11 +8,10 @@ arXiv:2405.21060, sec. 3); the chunked form is parallel within a chunk and recur
 chunk to chunk (RetNet, eq. 7; Mamba-2, sec. 6).
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import blocks, chunks, dispatch
+from jaxseq.ops import chunks, dispatch
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "scalar_decay"]
@@ -59,20 +58,11 @@ def scalar_decay(
 
 def recurrent(inputs):
   """The definition."""
-  like = inputs.v
 
-  def step(S, token):
-    q, k, v, g, valid, start = token
-    S = jnp.where(start[:, None, None, None], 0, S)
-    S = jnp.exp(g)[..., None, None] * S
-    S = S + chunks.product("bhk,bhv->bhkv", k, v, like=like)
-    o = chunks.product("bhk,bhkv->bhv", q, S, like=like)
-    return S, jnp.where(valid[:, None, None], o, 0).astype(like.dtype)
+  def update(S, k, v, g):
+    return jnp.exp(g)[..., None, None] * S + k[..., None] * v[..., None, :]
 
-  q, k, v, (g,), state, valid, starts = inputs
-  tokens = jax.tree.map(lambda x: x.swapaxes(0, 1), (q, k, v, g, valid, starts))
-  S, o = jax.lax.scan(step, state, tokens)
-  return o.swapaxes(0, 1), S
+  return chunks.by_token(update, inputs)
 
 
 def parallel(inputs):
@@ -83,21 +73,8 @@ def parallel(inputs):
 
 
 def chunked(inputs):
-  """`parallel` within chunks, `recurrent` from chunk to chunk.
-
-  The backward pass makes each chunk again from the state that it began with.
-  """
-  q, k, v, (g,), state, valid, starts = inputs
-  T = q.shape[1]
-  cut = blocks.split((q, k, v, g, starts), chunks.size_for(T))
-
-  @jax.checkpoint
-  def step(S, block):
-    o, S = _chunk(S, block)
-    return S, o.astype(v.dtype)
-
-  S, o = jax.lax.scan(step, state, cut)
-  return jnp.where(valid[..., None, None], blocks.join(o, T), 0), S
+  """`parallel` within chunks, `recurrent` from chunk to chunk."""
+  return chunks.by_chunk(_chunk, inputs)
 
 
 def _chunk(S, block):

@@ -7,6 +7,7 @@ M tokens needs.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -50,19 +51,19 @@ def append(
 ) -> KVCache:
   """The cache after T more tokens: that of the last document of each row."""
   B, T = k.shape[:2]
+  slots = cache.k.shape[1]
   length = segments.length_after(segment_ids, cache.length, T)
-  first, before = 0, cache.length
+  position = segments.positions(segment_ids, cache.length, (B, T))
+  kept = position >= length[:, None] - slots  # Not overwritten within the call.
   if segment_ids is not None:
     valid, _, index = segments.parse(segment_ids)
-    first = (valid & (index == index[:, -1:])).argmax(axis=1)[:, None]
-    before = jnp.where(index[:, -1] == 0, cache.length, 0)
-  position = slot_positions(length, cache.k.shape[1])
-  token = position - before[:, None]  # Of this call, if not negative.
-  source = jnp.clip(first + token, 0, T - 1)[..., None, None]
+    kept &= valid & (index == index[:, -1:])
+    cache = KVCache(*(_clear(x, index[:, -1] > 0) for x in cache))
+  slot = jnp.where(kept, position % slots, slots)  # Past the end, so not written.
+  write = jax.vmap(lambda old, slot, new: old.at[slot].set(new, mode="drop"))
+  k, v = (write(old, slot, new.astype(old.dtype)) for old, new in zip(cache, (k, v)))
+  return KVCache(k, v, length)
 
-  def write(old, new):
-    new = jnp.take_along_axis(new, source, axis=1).astype(old.dtype)
-    kept = jnp.where((token >= 0)[..., None, None], new, old)
-    return jnp.where((position >= 0)[..., None, None], kept, 0)
 
-  return KVCache(write(cache.k, k), write(cache.v, v), length)
+def _clear(x, rows):
+  return jnp.where(rows.reshape(-1, *[1] * (x.ndim - 1)), 0, x)

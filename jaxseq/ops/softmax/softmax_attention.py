@@ -9,21 +9,19 @@ running maximum and sum over blocks of keys (Milakov & Gimelshein 2018, arXiv:18
 Rabe & Staats 2021, arXiv:2112.05682), so that no T x S array exists.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import blocks, checks, chunks, dispatch, segments, sharded
+from jaxseq.ops import blocks, checks, chunks, dispatch, segments
 from jaxseq.ops.dispatch import Form
-from jaxseq.ops.softmax import kv_cache
+from jaxseq.ops.softmax import fused_attention, kv_cache
 
-__all__ = ["IMPLEMENTATIONS", "softmax_attention"]
+__all__ = ["IMPLEMENTATIONS", "Inputs", "softmax_attention"]
 
 BLOCK_SIZE = 512  # Queries, and keys: 1 MB of float32 scores a head.
-PARALLEL_SCORES = 1024 * 1024  # Up to so many a head "auto" makes all scores at once.
 
 
 class Inputs(NamedTuple):
@@ -31,13 +29,14 @@ class Inputs(NamedTuple):
 
   Attributes:
     q: Queries, scaled.
-    k: Keys: those of the cache, if there is one, before those of the call.
+    k: Keys: those of the cache, if there is one, before those of the call; for a single
+      token those of the cache with it.
     v: Values, likewise.
     q_position: Place of each query in its document.
     k_position: Place of each key.
     q_document: Number of the document in its row, -1 at padding.
     k_document: Likewise, -1 at empty slots of the cache too.
-    segment_ids: As given to the op.
+    packed: Whether there were `segment_ids`.
     cached: Number of keys that come from the cache.
     causal: Whether later keys are hidden.
     window: Tokens that a query sees, itself included; None is all.
@@ -50,7 +49,7 @@ class Inputs(NamedTuple):
   k_position: Int[Array, "B S"]
   q_document: Int[Array, "B T"]
   k_document: Int[Array, "B S"]
-  segment_ids: Int[Array, "B T"] | None
+  packed: bool
   cached: int
   causal: bool
   window: int | None
@@ -92,18 +91,17 @@ def softmax_attention(
     NotImplementedError: If the implementation named cannot take this call.
   """
   inputs = _prepare(q, k, v, causal, window, initial_state, segment_ids, scale)
+  after = None
+  if initial_state is not None:
+    after = kv_cache.append(initial_state, inputs.k, inputs.v, segment_ids)
+    inputs = _with_cache(inputs, initial_state, after)
   T = q.shape[1]
   run = dispatch.select("softmax_attention", IMPLEMENTATIONS, implementation, T, inputs)
   o = run(inputs)
-  if segment_ids is not None:
-    o = jnp.where((segment_ids != 0)[..., None, None], o, 0)
-  if initial_state is None:
-    return o.astype(v.dtype), None
-  if window is None:
+  if initial_state is not None and window is None:
     lost = inputs.q_position >= initial_state.k.shape[1]
     o = jnp.where(lost[..., None, None], jnp.nan, o)
-  k, v = inputs.k[:, inputs.cached :], inputs.v[:, inputs.cached :]
-  return o.astype(v.dtype), kv_cache.append(initial_state, k, v, segment_ids)
+  return segments.clear_padding(o, segment_ids).astype(v.dtype), after
 
 
 def _prepare(q, k, v, causal, window, cache, segment_ids, scale) -> Inputs:
@@ -125,40 +123,70 @@ def _prepare(q, k, v, causal, window, cache, segment_ids, scale) -> Inputs:
     )
   if S != T and (causal or segment_ids is not None or cache is not None):
     raise ValueError(f"{name} needs as many keys as queries, {T}, to align; got {S}")
-  if cache is not None and window is not None and cache.k.shape[1] < window:
-    raise ValueError(
-      f"{name} needs a state of at least window = {window} slots; "
-      f"got {cache.k.shape[1]}"
-    )
-  q = q * jnp.asarray(K**-0.5 if scale is None else scale, q.dtype)
+  if cache is not None:
+    _check_cache(name, cache, k, v, window)
+  kind = jnp.promote_types(q.dtype, jnp.float32)
+  q = (q.astype(kind) * (K**-0.5 if scale is None else scale)).astype(q.dtype)
   q, k, v = (segments.clear_padding(x, segment_ids) for x in (q, k, v))
   before = jnp.zeros(B, jnp.int32) if cache is None else cache.length
   q_position = segments.positions(segment_ids, before, (B, T))
   k_position = segments.positions(segment_ids, before, (B, S))
-  q_document, k_document = jnp.zeros((B, T), int), jnp.zeros((B, S), int)
+  q_document, k_document = jnp.zeros((B, T), jnp.int32), jnp.zeros((B, S), jnp.int32)
   if segment_ids is not None:
     parsed = segments.parse(segment_ids)
     q_document = k_document = jnp.where(parsed.valid, parsed.index, -1)
-  cached = 0
-  if cache is not None:
-    cached = cache.k.shape[1]
-    slots = kv_cache.slot_positions(cache.length, cached)
-    k_position = jnp.concatenate([slots, q_position], axis=1)
-    k_document = jnp.concatenate([jnp.where(slots >= 0, 0, -1), q_document], axis=1)
-    k = jnp.concatenate([cache.k.astype(k.dtype), k], axis=1)
-    v = jnp.concatenate([cache.v.astype(v.dtype), v], axis=1)
   return Inputs(
-    q,
-    k,
-    v,
-    q_position,
-    k_position,
-    q_document,
-    k_document,
-    segment_ids,
-    cached,
-    causal,
-    window,
+    q=q,
+    k=k,
+    v=v,
+    q_position=q_position,
+    k_position=k_position,
+    q_document=q_document,
+    k_document=k_document,
+    packed=segment_ids is not None,
+    cached=0,
+    causal=causal,
+    window=window,
+  )
+
+
+def _check_cache(name, cache, k, v, window):
+  checks.check_shapes(
+    name,
+    k=(k, "B T G K"),
+    v=(v, "B T G V"),
+    **{
+      "initial_state.k": (cache.k, "B M G K"),
+      "initial_state.v": (cache.v, "B M G V"),
+      "initial_state.length": (cache.length, "B"),
+    },
+  )
+  slots = cache.k.shape[1]
+  if window is not None and slots < window:
+    raise ValueError(
+      f"{name} needs a state of at least window = {window} slots; got {slots}"
+    )
+
+
+def _with_cache(inputs, before, after) -> Inputs:
+  """Lets the queries see the cache too.
+
+  A single token is already in the cache after it, which spares a decode step a copy of
+  all keys: what it overwrote was out of its sight. Several tokens may overwrite what the
+  first of them still see, so they are put beside the cache before them.
+  """
+  single = inputs.q.shape[1] == 1
+  cache = after if single else before
+  slots = cache.k.shape[1]
+  position = kv_cache.slot_positions(cache.length, slots)
+  keys = (cache.k, cache.v, position, jnp.where(position >= 0, 0, -1))
+  own = (inputs.k, inputs.v, inputs.k_position, inputs.k_document)
+  keys = tuple(a.astype(b.dtype) for a, b in zip(keys, own))
+  if not single:
+    keys = tuple(jnp.concatenate(pair, axis=1) for pair in zip(keys, own))
+  k, v, position, document = keys
+  return inputs._replace(
+    k=k, v=v, k_position=position, k_document=document, cached=slots
   )
 
 
@@ -269,94 +297,14 @@ def _may_see(inputs, row, column):
   return see
 
 
-def cudnn(inputs):
-  """cuDNN's fused kernel, on a GPU."""
-  window = None if inputs.window is None else (inputs.window - 1, 0)
-  run = functools.partial(
-    jax.nn.dot_product_attention,
-    is_causal=inputs.causal,
-    local_window_size=window,
-    scale=1.0,
-    implementation="cudnn",
-  )
-  args = (inputs.q, inputs.k, inputs.v)
-  return sharded.over_batch_and_heads(run, args, ("BTHK", "BSHK", "BSHK"), "BTHK")
-
-
-def _cudnn_refusal(inputs):
-  q, v = inputs.q, inputs.v
-  if dispatch.platform() != "gpu":
-    return f"it needs a GPU, not {dispatch.platform()}"
-  if q.dtype not in (jnp.bfloat16, jnp.float16):
-    return f"it needs bfloat16 or float16, not {q.dtype}"
-  if inputs.segment_ids is not None:
-    return "it takes no packed documents"
-  if inputs.cached:
-    return "it takes no state"
-  if q.shape[-1] != v.shape[-1] or q.shape[-1] % 8 or q.shape[-1] > 128:
-    sizes = (q.shape[-1], v.shape[-1])
-    return f"it needs K = V, a multiple of 8, at most 128, not {sizes}"
-  return None
-
-
-def splash(inputs):
-  """JAX's splash attention, a Pallas kernel, on a TPU."""
-  from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel,
-    splash_attention_mask,
-  )
-
-  T, H = inputs.q.shape[1:3]
-  S, G = inputs.k.shape[1:3]
-  if inputs.window is not None:
-    mask = splash_attention_mask.LocalMask((T, S), (inputs.window - 1, 0), 0)
-  elif inputs.causal:
-    mask = splash_attention_mask.CausalMask((T, S))
-  else:
-    mask = splash_attention_mask.FullMask((T, S))
-  repeat = lambda x: jnp.repeat(x, H // G, axis=2)
-  ids = jnp.ones((inputs.q.shape[0], T), jnp.int32)
-  ids = ids if inputs.segment_ids is None else inputs.segment_ids
-
-  def run(q, k, v, ids):
-    masks = splash_attention_mask.MultiHeadMask([mask] * q.shape[2])
-    kernel = splash_attention_kernel.make_splash_mha(
-      masks, head_shards=1, q_seq_shards=1
-    )
-    together = splash_attention_kernel.SegmentIds(ids, ids)
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    return jax.vmap(kernel)(q, k, v, together).swapaxes(1, 2)
-
-  args = (inputs.q, repeat(inputs.k), repeat(inputs.v), ids)
-  return sharded.over_batch_and_heads(run, args, ("BTHK", "BTHK", "BTHK", "BT"), "BTHK")
-
-
-def _splash_refusal(inputs):
-  if dispatch.platform() != "tpu":
-    return f"it needs a TPU, not {dispatch.platform()}"
-  if inputs.cached:
-    return "it takes no state"
-  T, S, K, V = (
-    inputs.q.shape[1],
-    inputs.k.shape[1],
-    inputs.q.shape[3],
-    inputs.v.shape[3],
-  )
-  if T % 128 or S % 128 or T != S:
-    return f"it needs T = S in multiples of 128, not {(T, S)}"
-  if K % 64 or V != K:
-    return f"it needs K = V in multiples of 64, not {(K, V)}"
-  return None
-
-
-def _many_scores(inputs):
-  return inputs.q.shape[1] * inputs.k.shape[1] > PARALLEL_SCORES
+def _several_blocks(inputs):
+  return inputs.q.shape[1] * inputs.k.shape[1] > BLOCK_SIZE**2
 
 
 IMPLEMENTATIONS = {
-  "cudnn": Form(cudnn, _cudnn_refusal),
-  "splash": Form(splash, _splash_refusal),
-  "parallel": Form(parallel, slow=_many_scores),
+  "cudnn": Form(fused_attention.cudnn, fused_attention.cudnn_refusal),
+  "splash": Form(fused_attention.splash, fused_attention.splash_refusal),
+  "parallel": Form(parallel, slow=_several_blocks),
   "blockwise": Form(blockwise),
   "recurrent": Form(recurrent),
 }
