@@ -27,8 +27,9 @@ def sample(
     logits: Unnormalised log probabilities.
     temperature: What the logits are divided by; 0 takes the most likely token.
     top_k: Only the k most likely tokens are drawn.
-    top_p: Only the most likely tokens whose probabilities add up to p are drawn (nucleus
-      sampling, Holtzman et al. 2019, arXiv:1904.09751); the first that passes p is kept.
+    top_p: Only the most likely tokens whose probabilities add up to p are drawn, the
+      first that passes p included (nucleus sampling, Holtzman et al. 2019,
+      arXiv:1904.09751).
 
   Raises:
     ValueError: If an option is out of its range.
@@ -37,7 +38,8 @@ def sample(
   logits = logits.astype(jnp.float32)
   if temperature == 0:
     return jnp.argmax(logits, axis=-1)
-  logits = logits / temperature
+  # The highest is 0 first, so that no temperature, however low, makes an infinity.
+  logits = (logits - logits.max(axis=-1, keepdims=True)) / temperature
   if top_k is not None:
     least = jax.lax.top_k(logits, top_k)[0][:, -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -51,7 +53,7 @@ def sample(
 
 
 def _check(vocab_size, temperature, top_k, top_p):
-  if temperature < 0:
+  if not temperature >= 0:
     raise ValueError(f"sample needs temperature >= 0; got {temperature}")
   if top_k is not None and not 1 <= top_k <= vocab_size:
     raise ValueError(f"sample needs top_k in [1, {vocab_size}]; got {top_k}")
@@ -61,7 +63,14 @@ def _check(vocab_size, temperature, top_k, top_p):
 
 @functools.partial(
   jax.jit,
-  static_argnames=("apply", "num_tokens", "temperature", "top_k", "top_p"),
+  static_argnames=(
+    "apply",
+    "num_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "stop_token",
+  ),
 )
 def generate(
   apply: Callable,
@@ -75,8 +84,9 @@ def generate(
   temperature: float = 1.0,
   top_k: int | None = None,
   top_p: float | None = None,
+  stop_token: int | None = None,
 ) -> Int[Array, "B N"]:
-  """Continues prompts: one call over them, then a scan of single tokens.
+  """Continues prompts: one call over them, then a loop of single tokens.
 
   Args:
     apply: `model.apply` of a `models.LanguageModel`, or any function of params, tokens,
@@ -89,6 +99,8 @@ def generate(
     segment_ids: Prompts of several lengths: 1 at their tokens and 0 at padding, on
       either side.
     temperature: See `sample`; likewise top_k and top_p.
+    stop_token: Ends a sequence, which it then fills up; the loop ends when all have.
+      None is no such token.
 
   Returns:
     The N tokens after each prompt.
@@ -108,15 +120,21 @@ def generate(
     T = prompt.shape[1]
     place = T - 1 - (segment_ids[:, ::-1] != 0).argmax(axis=1)
     last = jnp.take_along_axis(logits, place[:, None, None], axis=1)[:, 0]
-  first_key, key = jax.random.split(key)
-  token = draw(first_key, last)
+  new = draw(jax.random.fold_in(key, 0), last).astype(prompt.dtype)
+  fill = 0 if stop_token is None else stop_token
+  tokens = jnp.full((len(new), num_tokens), fill, new.dtype).at[:, 0].set(new)
 
-  def step(carry, key):
-    token, state = carry
+  def unfinished(carry):
+    i, token, _, _ = carry
+    running = True if stop_token is None else jnp.any(token != stop_token)
+    return (i < num_tokens) & running
+
+  def step(carry):
+    i, token, tokens, state = carry
     logits, state = apply(params, token[:, None], state)
-    new = draw(key, logits[:, 0])
-    return (new, state), new
+    new = draw(jax.random.fold_in(key, i), logits[:, 0]).astype(token.dtype)
+    if stop_token is not None:
+      new = jnp.where(token == stop_token, stop_token, new)
+    return i + 1, new, tokens.at[:, i].set(new), state
 
-  keys = jax.random.split(key, num_tokens - 1)
-  _, rest = jax.lax.scan(step, (token, state), keys)
-  return jnp.concatenate([token[:, None], rest.T], axis=1)
+  return jax.lax.while_loop(unfinished, step, (1, new, tokens, state))[2]

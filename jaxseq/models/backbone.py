@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.core
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,10 @@ class BackboneConfig:
       raise ValueError(f"mlp must be one of {MLPS}; got {self.mlp!r}")
     if self.remat not in REMAT:
       raise ValueError(f"remat must be one of {tuple(REMAT)}; got {self.remat!r}")
-    for name in self.mixer_options:
+    # Frozen, so that a config can be hashed, and a model be a static argument of `jit`.
+    options = flax.core.freeze(dict(self.mixer_options))
+    object.__setattr__(self, "mixer_options", options)
+    for name in options:
       registry.entry(name)
     for name in self.pattern:
       self.mixer(name)

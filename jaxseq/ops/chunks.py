@@ -2,8 +2,8 @@
 
     S_t = update(S_{t-1}, k_t, v_t, gates_t),    o_t = S_t^T q_t      state [K, V]
 
-Decays travel as logarithms and only ever add up: a share kept from token j to token i is
-the exponential of a sum over j < m <= i, never of a difference of two longer sums, so that
+Decays travel as logarithms and only ever add up: a share kept from token j to i is the
+exponential of a sum over j < m <= i, never of a difference of two longer sums, so that
 nothing cancels and no exponent is positive, whatever the gates are.
 """
 
@@ -30,8 +30,8 @@ __all__ = [
   "size_for",
 ]
 
-# Tokens. On an accelerator the C x C products are then as large as those with the state;
-# a CPU gains nothing from large ones.
+# Tokens. On an accelerator the C x C products are then as large as those with the
+# state; a CPU gains nothing from large ones.
 CHUNK_SIZE = {"cpu": 32, "gpu": 64, "tpu": 64}
 
 
@@ -114,7 +114,7 @@ def by_token(update, inputs: Inputs):
 
 
 def by_chunk(chunk, inputs: Inputs):
-  """The chunked form: `chunk(S, (q, k, v, *gates, starts)) -> o, S` from one to the next.
+  """The chunked form: `chunk(S, (q, k, v, *gates, starts)) -> o, S`, in a row.
 
   The backward pass makes each chunk again from the state that it began with.
   """

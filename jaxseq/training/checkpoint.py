@@ -1,20 +1,26 @@
 """Checkpoints by orbax: asynchronous, checked when they are read.
 
-A checkpoint holds the train state, the state of the data, and a checksum of each array,
-the sum of its bits modulo 2^32, made on the devices when it is saved. A checkpoint that
-cannot be read, or whose arrays have other sums, is damaged: it is set aside under
-another name, never deleted, and the one before it is used.
+A checkpoint holds the train state, the state of the data, and checksums: of each array
+the sum of its bits modulo 2^32, made on the devices when it is saved, and a CRC of the
+data's state. A checkpoint that cannot be read, or has other sums, is damaged, and the
+one before it is used.
+
+Reading changes nothing, so a run may be read while it goes on. The first save clears
+away what a killed save left, and renames what is damaged; that is never deleted.
 """
 
 import json
 import os
 import pathlib
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from jaxseq.training.state import TrainState
 
@@ -30,6 +36,7 @@ class Checkpointer:
 
   Attributes:
     directory: Where they are, a folder for each step.
+    damaged: Steps that the last `restore` could not use.
   """
 
   def __init__(self, directory: str | os.PathLike, *, max_to_keep: int = 3):
@@ -44,12 +51,16 @@ class Checkpointer:
     if max_to_keep < 2:
       raise ValueError(f"Checkpointer needs max_to_keep >= 2; got {max_to_keep}")
     self.directory = pathlib.Path(directory).absolute()
-    self._manager = ocp.CheckpointManager(
+    self.damaged: list[int] = []
+    self._max_to_keep = max_to_keep
+    self._writes = False
+    self._manager = self._open()
+
+  def _open(self, **options):
+    return ocp.CheckpointManager(
       self.directory,
       item_names=("state", "meta"),
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=max_to_keep, cleanup_tmp_directories=True
-      ),
+      options=ocp.CheckpointManagerOptions(**options),
     )
 
   def steps(self) -> list[int]:
@@ -65,16 +76,24 @@ class Checkpointer:
       step: Its number.
       state: The train state.
       data_state: Of the data iterator; JSON can hold it.
+
+    Raises:
+      ValueError: If there is a later step: orbax would save nothing.
     """
-    if step in self._manager.all_steps():
+    self._claim()
+    steps = self.steps()
+    if step in steps:
       return
+    if steps and step < steps[-1]:
+      raise ValueError(f"save needs a step after {steps[-1]}; got {step}")
     arrays = _as_arrays(state)
     sums = [int(x) for x in jax.tree.leaves(_checksums(arrays))]
+    data = json.dumps(data_state)
+    meta = {"data": data, "data_checksum": _crc(data), "checksums": sums}
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(arrays),
-        meta=ocp.args.JsonSave({"data": data_state, "checksums": sums}),
+        state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)
       ),
     )
 
@@ -89,44 +108,63 @@ class Checkpointer:
       Its step, the train state, and the state of the data; or None if there is none.
 
     Raises:
-      DamagedError: If there are checkpoints and all are damaged.
+      DamagedError: If there are checkpoints and none can be read into `shapes`. They
+        stay as they are, so that a run started again does not begin from nothing.
     """
-    steps = self.steps()
-    for step in reversed(steps):
-      try:
-        return step, *self._read(step, shapes)
-      except Exception as error:  # Whatever damage makes orbax raise.
-        reason = " ".join(str(error).split())[:300]
-        logging.error("checkpoint %d is damaged, and set aside: %s", step, reason)
-        self._set_aside(step)
-    if steps:
+    self.damaged, reasons = [], []
+    for step in reversed(self.steps()):
+      restored, reason = self._read(step, shapes)
+      if restored is not None:
+        return step, *restored
+      logging.error("checkpoint %d is damaged, or of another model: %s", step, reason)
+      self.damaged.append(step)
+      reasons.append(reason)
+    if reasons:
       raise DamagedError(
-        f"all checkpoints in {self.directory} are damaged: {steps}; they were renamed"
+        f"all checkpoints in {self.directory} are damaged, or of another model: "
+        f"{self.damaged}; the newest because: {reasons[0]}"
       )
     return None
 
   def _read(self, step, shapes):
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(_as_arrays(shapes)), meta=ocp.args.JsonRestore()
-      ),
-    )
+    """State and the data's state, or None and the reason, alike on all processes."""
+    restored, reason = None, "another process could not read it"
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(_as_arrays(shapes)),
+          meta=ocp.args.JsonRestore(),
+        ),
+      )
+      data = restored.meta["data"]
+      if _crc(data) != restored.meta["data_checksum"]:
+        raise DamagedError("the state of the data is not what was saved")
+    except Exception as error:  # Whatever damage makes orbax raise.
+      restored, reason = None, " ".join(str(error).split())[:300]
+    # All sum up together, or none does: the sums are of arrays on all of them.
+    if not _everywhere(restored is not None):
+      return None, reason
     sums = [int(x) for x in jax.tree.leaves(_checksums(restored.state))]
     if sums != restored.meta["checksums"]:
-      raise DamagedError("the sums of its arrays are not those that were saved")
+      return None, "the sums of its arrays are not those that were saved"
     key = jax.random.wrap_key_data(restored.state.key)
-    return restored.state.replace(key=key), restored.meta["data"]
+    return (restored.state.replace(key=key), json.loads(data)), None
 
-  def _set_aside(self, step):
+  def _claim(self):
+    """Before a save: clears away what a killed one left, renames what is damaged."""
+    if self._writes and not self.damaged:
+      return
+    self._manager.close()
     if jax.process_index() == 0:
-      folder = self.directory / str(step)
-      folder.rename(self.directory / f"damaged_{step}_{os.getpid()}")
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
-      multihost_utils.sync_global_devices(f"set aside {step}")
-    self._manager.reload()
+      for step in self.damaged:
+        folder = self.directory / str(step)
+        folder.rename(self.directory / f"damaged_{step}_{os.getpid()}")
+    multihost_utils.sync_global_devices("damaged checkpoints are renamed")
+    self.damaged, self._writes = [], True
+    self._manager = self._open(
+      max_to_keep=self._max_to_keep, cleanup_tmp_directories=True
+    )
 
   def wait(self) -> None:
     """Until what is being saved is safe."""
@@ -135,6 +173,15 @@ class Checkpointer:
   def close(self) -> None:
     """Waits, and ends the threads."""
     self._manager.close()
+
+
+def _crc(text: str) -> int:
+  return zlib.crc32(text.encode())
+
+
+def _everywhere(holds: bool) -> bool:
+  """Whether it holds on every process."""
+  return bool(np.all(multihost_utils.process_allgather(np.asarray(holds))))
 
 
 def _as_arrays(state: TrainState) -> TrainState:

@@ -1,9 +1,10 @@
 """What a run shows: a line that moves on, a file of numbers, TensorBoard, a picture.
 
-`metrics.jsonl` has a line for each time that training or held-out data was measured, with
-"step" and "split"; the picture is drawn from it.
+`metrics.jsonl` has a line for each time that training or held-out data was measured,
+with "step" and "split"; the picture is drawn from it.
 """
 
+import datetime
 import json
 import math
 import os
@@ -55,7 +56,10 @@ class MetricsWriter:
     whole.write_text("".join(json.dumps(m) + "\n" for m in kept))
     whole.rename(self.path)
     self._file = self.path.open("a")
-    self._board = SummaryWriter(str(self.directory / "tensorboard"), purge_step=start)
+    # TensorBoard drops the events of this step too, and `start` was measured.
+    self._board = SummaryWriter(
+      str(self.directory / "tensorboard"), purge_step=start + 1
+    )
 
   def __enter__(self):
     return self
@@ -75,14 +79,14 @@ class MetricsWriter:
     self._step, self._time = step, now
     values["tokens_per_second"] = self.tokens_per_step / self._seconds_per_step
     self._record(step, "train", values)
-    left = (self.total_steps - step) * self._seconds_per_step
+    left = int((self.total_steps - step) * self._seconds_per_step)
     line = f"step {step}/{self.total_steps}  loss {values['loss']:.4f}"
     if self.bits_per_byte:
       line += f"  {values['loss'] / math.log(2):.3f} bits per byte"
     elif "accuracy" in values:
       line += f"  accuracy {values['accuracy']:.1%}"
     line += f"  {values['tokens_per_second']:,.0f} tokens/s"
-    line += f"  ETA {int(left) // 60}:{int(left) % 60:02d}"
+    line += f"  ETA {datetime.timedelta(seconds=left)}"
     if values.get("skipped"):
       line += f"  skipped {values['skipped']:.0f}"
     self._show(line)
@@ -96,7 +100,8 @@ class MetricsWriter:
     if "accuracy" in metrics:
       line += f"  accuracy {metrics['accuracy']:.1%}"
     self.say(line)
-    self._time = time.perf_counter()  # The next speed is that of training alone.
+    # The next speed is that of training alone: from here, not from the line before.
+    self._step, self._time = step, time.perf_counter()
 
   def say(self, line: str) -> None:
     """Prints a line above the moving one."""
@@ -131,7 +136,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-  """The lines of a `metrics.jsonl`, but for a torn last one; none if it is not there."""
+  """The lines of a `metrics.jsonl` but for a torn last one; none if it is not there."""
   lines = []
   if pathlib.Path(path).exists():
     for line in pathlib.Path(path).read_text().splitlines():
@@ -143,11 +148,13 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 def draw_curves(metrics: str | os.PathLike, picture: str | os.PathLike) -> None:
-  """Draws loss, learning rate, gradient norm and speed against the step, as a PNG."""
-  import matplotlib
+  """Draws loss, accuracy if there is one, learning rate and gradient norm, as a PNG.
 
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
+  Args:
+    metrics: A `metrics.jsonl`. Nothing is drawn before its first line of training.
+    picture: The file to write.
+  """
+  from matplotlib.figure import Figure  # Not pyplot: a notebook's backend stays.
 
   lines = read_metrics(metrics)
   train = [m for m in lines if m["split"] == "train"]
@@ -156,20 +163,20 @@ def draw_curves(metrics: str | os.PathLike, picture: str | os.PathLike) -> None:
     return
   bits = "bits_per_byte" in train[0]
   quantity = "bits_per_byte" if bits else "loss"
-  panels = [(quantity, "bits per byte" if bits else "loss (nats)")]
-  panels += [("accuracy", "accuracy")] if "accuracy" in train[0] else []
-  panels += [("learning_rate", "learning rate"), ("grad_norm", "gradient norm")]
-  figure, axes = plt.subplots(
-    1, len(panels), figsize=(4.2 * len(panels), 3.4), layout="constrained"
-  )
-  for axis, (name, label) in zip(axes, panels):
+  panels = [(quantity, "Loss", "bits per byte" if bits else "loss (nats)")]
+  if "accuracy" in train[0]:
+    panels.append(("accuracy", "Accuracy", "share of targets"))
+  panels.append(("learning_rate", "Learning rate", "learning rate"))
+  panels.append(("grad_norm", "Gradient", "global norm, before clipping"))
+  figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+  axes = figure.subplots(1, len(panels))
+  for axis, (name, title, label) in zip(axes, panels):
     axis.plot([m["step"] for m in train], [m[name] for m in train], label="training")
     points = [(m["step"], m[name]) for m in held_out if name in m]
     if points:
       axis.plot(*zip(*points), "o-", label="held out")
       axis.legend(frameon=False)
-    axis.set(xlabel="step", ylabel=label)
+    axis.set(title=title, xlabel="step", ylabel=label)
     axis.spines[["top", "right"]].set_visible(False)
   axes[-1].set_yscale("log")
   figure.savefig(picture, dpi=120)
-  plt.close(figure)

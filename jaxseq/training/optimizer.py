@@ -30,12 +30,12 @@ class OptimizerConfig:
     learning_rate: At its peak.
     schedule: One of `SCHEDULES`, after the warm-up: down along a cosine or a line, not
       at all, or ("wsd": warm up, stay, decay) along a line in the last fifth.
-    warmup_steps: In which the rate rises from 0.
+    warmup_steps: In which the rate rises from 0; fewer than `total_steps`.
     final_fraction: Of the peak, at the end.
     weight_decay: Times the learning rate, at each step.
-    beta1: Of Adam's first moments.
+    beta1: Of Adam's first moments. Muon's momentum is optax's, 0.95.
     beta2: Of Adam's second moments.
-    epsilon: Of Adam's denominators.
+    epsilon: Of Adam's denominators, and of Muon's norm.
     clip_norm: Largest global norm of a gradient. 0 does not clip.
   """
 
@@ -57,7 +57,10 @@ class OptimizerConfig:
       name=(self.name in OPTIMIZERS, f"one of {OPTIMIZERS}"),
       learning_rate=(self.learning_rate > 0, "> 0"),
       schedule=(self.schedule in SCHEDULES, f"one of {SCHEDULES}"),
-      warmup_steps=(self.warmup_steps >= 0, ">= 0"),
+      warmup_steps=(
+        0 <= self.warmup_steps < self.total_steps,
+        f"in [0, total_steps = {self.total_steps})",
+      ),
       final_fraction=(0 <= self.final_fraction <= 1, "in [0, 1]"),
       weight_decay=(self.weight_decay >= 0, ">= 0"),
       beta1=(0 <= self.beta1 < 1, "in [0, 1)"),
@@ -73,13 +76,13 @@ class OptimizerConfig:
 def schedule(config: OptimizerConfig) -> optax.Schedule:
   """The learning rate at each step."""
   peak, end = config.learning_rate, config.learning_rate * config.final_fraction
-  steps = max(config.total_steps - config.warmup_steps, 1)
+  steps = config.total_steps - config.warmup_steps
   if config.schedule == "cosine":
     after = optax.cosine_decay_schedule(peak, steps, config.final_fraction)
   elif config.schedule == "linear":
     after = optax.linear_schedule(peak, end, steps)
   elif config.schedule == "wsd":
-    fall = max(round(DECAY_SHARE * config.total_steps), 1)
+    fall = min(max(round(DECAY_SHARE * config.total_steps), 1), steps)
     after = optax.linear_schedule(peak, end, fall, transition_begin=steps - fall)
   else:
     after = optax.constant_schedule(peak)
@@ -107,6 +110,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     axes = lambda x: contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1)
     step = contrib.muon(
       rate,
+      eps=config.epsilon,
       weight_decay=config.weight_decay,
       adam_b1=config.beta1,
       adam_b2=config.beta2,

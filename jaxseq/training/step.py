@@ -36,9 +36,9 @@ def make_step(
 ):
   """A function of state and batch that gives the next state and metrics.
 
-  The gradient is that of the mean loss over the batch's weight, however many microbatches
-  it is made in. A step whose loss or gradient is not finite changes no parameter; it is
-  counted.
+  The gradient is that of the mean loss over the batch's weight, however many
+  microbatches it is made in. A step whose loss or gradient is not finite changes no
+  parameter; it is counted.
 
   Args:
     loss_fn: See `LossFn`.
@@ -103,6 +103,11 @@ def _sums(loss_fn, params, batch, key, count):
   if count == 1:
     grads, sums = grad(params, batch, key)
     return sums, grads
+  rows = jax.tree.leaves(batch)[0].shape[0]
+  if rows % count:
+    raise ValueError(
+      f"make_step needs accumulate_steps that divide a batch's {rows} rows; got {count}"
+    )
 
   # Row r goes to microbatch r mod count, so that each has rows of every device.
   cut = lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)

@@ -66,6 +66,8 @@ def test_the_newest_are_kept_and_a_step_is_never_overwritten(tmp_path):
   checkpoints = training.Checkpointer(tmp_path)
   assert checkpoints.steps() == [2, 3, 4]
   checkpoints.save(4, state(99), {})
+  with pytest.raises(ValueError, match="a step after 4; got 1"):
+    checkpoints.save(1, state(1), {})
   checkpoints.wait()
   assert_same(checkpoints.restore(shapes(state()))[1], state(4))
   with pytest.raises(ValueError, match="max_to_keep >= 2"):
@@ -99,8 +101,23 @@ def delete_the_metadata(folder):
     file.unlink()
 
 
+def change_the_state_of_the_data(folder):
+  """To what reads as well: only a checksum tells."""
+  file = folder / "meta" / "metadata"
+  changed = file.read_text().replace(": 2}", ": 3}")
+  assert changed != file.read_text()
+  file.write_text(changed)
+
+
 @pytest.mark.parametrize(
-  "damage", [truncate, flip_a_bit, delete_a_file, delete_the_metadata]
+  "damage",
+  [
+    truncate,
+    flip_a_bit,
+    delete_a_file,
+    delete_the_metadata,
+    change_the_state_of_the_data,
+  ],
 )
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
   damage, tmp_path, caplog
@@ -111,19 +128,57 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
   step, restored, _ = checkpoints.restore(shapes(state()))
   assert step == 1
   assert_same(restored, state(1))
-  assert "checkpoint 2 is damaged" in caplog.text
-  assert list(tmp_path.glob("damaged_2_*")), "what is damaged was deleted"
+  assert "checkpoint 2 is damaged" in caplog.text and checkpoints.damaged == [2]
+  assert (tmp_path / "2").exists(), "reading changed something"
   checkpoints.save(2, state(5), {})  # Its place is free again.
   checkpoints.close()
+  assert list(tmp_path.glob("damaged_2_*")), "what is damaged was deleted"
   assert_same(training.Checkpointer(tmp_path).restore(shapes(state()))[1], state(5))
 
 
-def test_if_all_are_damaged_it_says_so(tmp_path):
+def test_if_all_are_damaged_it_says_so_each_time(tmp_path):
   saved(tmp_path, [1, 2])
   for n in (1, 2):
     truncate(tmp_path / str(n))
-  with pytest.raises(training.DamagedError, match="all checkpoints"):
-    training.Checkpointer(tmp_path).restore(shapes(state()))
+  for _ in range(2):  # A scheduler starts it again: it must not begin from nothing.
+    with pytest.raises(training.DamagedError, match=r"all checkpoints .* \[2, 1\]"):
+      training.Checkpointer(tmp_path).restore(shapes(state()))
+
+
+def test_the_state_of_another_model_spoils_no_checkpoint(tmp_path):
+  saved(tmp_path, [1, 2])
+  other = shapes(state())
+  other = other.replace(params=other.params | {"more": other.params["kernel"]})
+  with pytest.raises(training.DamagedError, match="another model"):
+    training.Checkpointer(tmp_path).restore(other)
+  assert training.Checkpointer(tmp_path).restore(shapes(state()))[0] == 2
+
+
+def test_a_run_may_be_read_while_it_saves(tmp_path):
+  writer = training.Checkpointer(tmp_path)
+  writer.save(1, state(1), {})
+  writer.wait()
+  more = {"large": jnp.ones((3000, 1000))}
+  writer.save(2, state(2).replace(ema=more), {})
+  training.Checkpointer(tmp_path).restore(shapes(state()))
+  writer.close()
+  target = shapes(state().replace(ema=more))
+  assert training.Checkpointer(tmp_path).restore(target)[0] == 2
+
+
+def test_what_is_being_saved_may_be_donated(tmp_path):
+  overwrite = jax.jit(lambda x: x + 1, donate_argnums=0)
+  before = state(1).replace(ema=None, opt_state=None, params=jnp.ones((1500, 1500)))
+  target = shapes(before)
+  checkpoints = training.Checkpointer(tmp_path)
+  checkpoints.save(1, before, {})
+  x = before.params
+  for _ in range(4):
+    x = overwrite(x)
+  x.block_until_ready()
+  checkpoints.close()
+  _, after, _ = training.Checkpointer(tmp_path).restore(target)
+  np.testing.assert_array_equal(after.params, 1)
 
 
 def test_a_checkpoint_restores_onto_another_mesh(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import types
 
 from jaxseq import training
 
@@ -41,3 +42,33 @@ def test_resuming_drops_what_was_measured_later_and_a_torn_line(tmp_path):
     metrics.train(3, TRAIN)
   assert steps(tmp_path) == [1, 2, 3]
   assert json.loads(path.read_text().splitlines()[-1])["step"] == 3
+
+
+def test_the_speed_is_that_of_training_whenever_held_out_data_is_measured(
+  tmp_path, monkeypatch
+):
+  clock = iter([0.0, 10.0, 115.0, 120.0])  # Ten steps, 5 and 100 s of evaluation, 5.
+  fake = types.SimpleNamespace(perf_counter=lambda: next(clock))
+  monkeypatch.setattr(training.metrics, "time", fake)
+  with writer(tmp_path, total_steps=20) as metrics:
+    metrics.train(10, TRAIN)
+    metrics.evaluation(15, dict(loss=1.0))
+    metrics.train(20, TRAIN)
+  lines = training.read_metrics(tmp_path / "metrics.jsonl")
+  speeds = [m["tokens_per_second"] for m in lines if m["split"] == "train"]
+  assert speeds == [100.0, 100.0]
+
+
+def test_tensorboard_drops_the_steps_after_the_one_resumed_from(tmp_path):
+  from tensorboardX.proto import event_pb2
+
+  with writer(tmp_path, start=7):
+    pass
+  (file,) = (tmp_path / "tensorboard").glob("events*")
+  data, steps = file.read_bytes(), []
+  while data:  # A record is its length in 8 bytes, 4 of checksum, itself, 4 more.
+    size = int.from_bytes(data[:8], "little")
+    event = event_pb2.Event.FromString(data[12 : 12 + size])
+    steps += [event.step] if event.HasField("session_log") else []
+    data = data[16 + size :]
+  assert steps == [8]

@@ -33,6 +33,22 @@ def test_schedules_rise_to_the_peak_and_fall_to_the_end():
     np.testing.assert_allclose(rate(109), end, atol=0.02)
 
 
+def test_a_long_warmup_leaves_wsd_the_rest_to_decay_in():
+  c = config(warmup_steps=90, schedule="wsd", learning_rate=1.0)
+  rate = training.schedule(c)
+  np.testing.assert_allclose([rate(89), rate(94), rate(99)], [1, 0.55, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_epsilon_reaches_the_optimizer(name):
+  params, steps = {"bias": jnp.ones(3)}, []
+  for epsilon in (1e-8, 1e3):
+    optimizer = training.make_optimizer(config(name=name, epsilon=epsilon))
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    steps.append(float(jnp.abs(updates["bias"]).max()))
+  assert steps[1] < 1e-2 * steps[0]
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_weight_decay_acts_on_kernels_alone(name):
   c = config(name=name, weight_decay=0.5, learning_rate=0.1, schedule="constant")
@@ -80,6 +96,7 @@ def test_a_large_gradient_is_clipped():
     ("learning_rate", 0.0),
     ("beta2", 1.0),
     ("total_steps", 0),
+    ("warmup_steps", 100),
     ("clip_norm", -1.0),
   ],
 )

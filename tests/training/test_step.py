@@ -56,6 +56,11 @@ def test_microbatches_give_the_gradient_of_the_whole(count):
   testing.assert_close(other["grad_norm"], metrics["grad_norm"])
 
 
+def test_microbatches_that_do_not_divide_the_batch_are_refused():
+  with pytest.raises(ValueError, match="divide a batch's 8 rows; got 3"):
+    step_function(accumulate_steps=3)(start(), batch(0))
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_changes_no_parameter_and_is_counted(poison):
   step = step_function(ema_decay=0.9)

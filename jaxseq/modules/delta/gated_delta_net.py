@@ -21,6 +21,9 @@ __all__ = ["GatedDeltaNet", "GatedDeltaNetState"]
 
 CONV_SIZE = 4  # Taps W of the short convolutions.
 
+# Xavier uniform with a gain of 2^-2.5, from the authors' code.
+INIT = nn.initializers.variance_scaling(2.0**-5, "fan_avg", "uniform")
+
 
 class GatedDeltaNetState(NamedTuple):
   """What the layer carries: the memory, and the last inputs of the convolutions."""
@@ -72,7 +75,7 @@ class GatedDeltaNet(Mixer):
 
   @property
   def value_size(self) -> int:
-    return int(self.key_size * self.expand_v)
+    return round(self.key_size * self.expand_v)
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
@@ -83,7 +86,12 @@ class GatedDeltaNet(Mixer):
 
     def project(x, width, name, axes=("embed", "heads")):
       return layers.projection(
-        width, axes, dtype=self.dtype, param_dtype=self.param_dtype, name=name
+        width,
+        axes,
+        kernel_init=INIT,
+        dtype=self.dtype,
+        param_dtype=self.param_dtype,
+        name=name,
       )(x)
 
     def mixed(name, count, size, before):

@@ -47,11 +47,11 @@ class GatedLinearAttention(Mixer):
 
   @property
   def key_size(self) -> int:
-    return int(self.features * self.expand_k) // self.num_heads
+    return round(self.features * self.expand_k) // self.num_heads
 
   @property
   def value_size(self) -> int:
-    return int(self.features * self.expand_v) // self.num_heads
+    return round(self.features * self.expand_v) // self.num_heads
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):

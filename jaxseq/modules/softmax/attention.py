@@ -1,8 +1,8 @@
 """Multi-head softmax attention (Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2).
 
 With key-value heads shared by groups of query heads (Ainslie et al. 2023,
-arXiv:2305.13245) and rotary positions (Su et al. 2021, arXiv:2104.09864), without biases,
-as in Llama (Touvron et al. 2023, arXiv:2302.13971).
+arXiv:2305.13245) and rotary positions (Su et al. 2021, arXiv:2104.09864), without
+biases, as in Llama (Touvron et al. 2023, arXiv:2302.13971).
 """
 
 import flax.linen as nn
@@ -36,6 +36,11 @@ class Attention(Mixer):
   def __post_init__(self):
     super().__post_init__()
     name = type(self).__name__
+    counts = ("num_heads", "num_kv_heads", "head_dim", "max_length", "window")
+    for count in counts:
+      size = getattr(self, count)
+      if size is not None and size < 1:
+        raise ValueError(f"{name} needs {count} >= 1; got {size}")
     if self.head_dim is None and self.features % self.num_heads:
       raise ValueError(
         f"{name} needs num_heads that divide features = {self.features}; "
@@ -115,8 +120,8 @@ class Attention(Mixer):
 class SlidingWindowAttention(Attention):
   """Every token looks at the last `window` tokens, itself included.
 
-  The state is a ring buffer of that many keys and values (Mistral 7B, Jiang et al. 2023,
-  arXiv:2310.06825, sec. 2; the pattern: Longformer, Beltagy et al. 2020,
+  The state is a ring buffer of that many keys and values (Mistral 7B, Jiang et al.
+  2023, arXiv:2310.06825, sec. 2; the pattern: Longformer, Beltagy et al. 2020,
   arXiv:2004.05150).
 
   Attributes:

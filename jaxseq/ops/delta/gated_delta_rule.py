@@ -3,11 +3,12 @@
     S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T
     o_t = S_t^T q_t                                          state [K, V]
 
-Written with the value that is really stored, u_t = beta_t (v_t - exp(g_t) S_{t-1}^T k_t),
-this is S_t = exp(g_t) S_{t-1} + k_t u_t^T: a scalar decay whose values depend on the
-state. Within a chunk, with D_ij = exp(g_{j+1} + ... + g_i),
+With the value that is really stored, u_t = beta_t (v_t - exp(g_t) S_{t-1}^T k_t), this
+is S_t = exp(g_t) S_{t-1} + k_t u_t^T: a scalar decay whose values depend on the state.
+Within a chunk, with D_ij = exp(g_{j+1} + ... + g_i),
 
-    (I + L) U = diag(beta) (V - diag(D_i0) K S_0),    L = tril(diag(beta) (K K^T * D), -1)
+    (I + L) U = diag(beta) (V - diag(D_i0) K S_0)
+    L = tril(diag(beta) (K K^T * D), -1)
 
 is solved for all u at once (the UT transform: DeltaNet, Yang et al. 2024,
 arXiv:2406.06484, sec. 3.2; Gated DeltaNet, sec. 3.3).

@@ -2,11 +2,12 @@
 
     S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T,    o_t = S_t^T q_t     state [K, V]
 
-(GLA, Yang et al. 2023, arXiv:2312.06635, eq. 3.) Within a chunk the score of query i and
-key j is the sum over channels of q_i k_j exp(g_{j+1} + ... + g_i), no matrix product. So
-chunks are cut again, as in GLA's secondary chunking (sec. 4.3): inside a sub-chunk the
-sum is taken as it stands; from a sub-chunk to a later one the exponent is split at the
-ends of both, into sums that are never positive, and the rest is a matrix product.
+(GLA, Yang et al. 2023, arXiv:2312.06635, eq. 3.) Within a chunk the score of query i
+and key j is the sum over channels of q_i k_j exp(g_{j+1} + ... + g_i), no matrix
+product. So chunks are cut again, as in GLA's secondary chunking (sec. 4.3): inside a
+sub-chunk the sum is taken as it stands; from a sub-chunk to a later one the exponent is
+split at the ends of both, into sums that are never positive, and the rest is a matrix
+product.
 """
 
 import jax

@@ -4,8 +4,8 @@
 
 The parallel form is O = (Q K^T * D) V with D_ij = exp(g_{j+1} + ... + g_i) for j <= i
 (RetNet, Sun et al. 2023, arXiv:2307.08621, eq. 5; Mamba-2, Dao & Gu 2024,
-arXiv:2405.21060, sec. 3); the chunked form is parallel within a chunk and recurrent from
-chunk to chunk (RetNet, eq. 7; Mamba-2, sec. 6).
+arXiv:2405.21060, sec. 3); the chunked form is parallel within a chunk and recurrent
+from chunk to chunk (RetNet, eq. 7; Mamba-2, sec. 6).
 """
 
 import jax.numpy as jnp

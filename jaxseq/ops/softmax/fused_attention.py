@@ -1,7 +1,7 @@
 """The fused attention kernels that come with JAX: cuDNN's for a GPU, splash for a TPU.
 
-They are forms of `softmax_attention` and take its `Inputs`. Neither is ours, so each has a
-refusal for the calls that its own checks would turn down, or that it would round.
+They are forms of `softmax_attention` and take its `Inputs`. Each has a refusal for the
+calls that its own checks would turn down, or that it would round.
 """
 
 import functools
@@ -12,6 +12,10 @@ import jax.numpy as jnp
 from jaxseq.ops import dispatch, sharded
 
 __all__ = ["cudnn", "cudnn_refusal", "splash", "splash_refusal"]
+
+# Tokens. The scores of the largest block take 1 MB of the 16 MB of VMEM, and a few
+# times that in the backward pass.
+SPLASH_BLOCK_SIZES = (512, 256, 128)
 
 
 def cudnn(inputs):
@@ -50,7 +54,7 @@ def splash(inputs):
     splash_attention_mask,
   )
 
-  B, T, H, _ = inputs.q.shape
+  T, H = inputs.q.shape[1:3]
   if inputs.window is not None:
     mask = splash_attention_mask.LocalMask((T, T), (inputs.window - 1, 0), 0)
   elif inputs.causal:
@@ -78,11 +82,6 @@ def splash(inputs):
   document = inputs.q_document if inputs.packed else None
   args = (inputs.q, repeat(inputs.k), repeat(inputs.v), document)
   return sharded.over_batch_and_heads(run, args, ("BTHK", "BTHK", "BTHK", "BT"), "BTHK")
-
-
-# Tokens. The largest keeps a block's scores, 1 MB, and their like in the backward pass in
-# the 16 MB of VMEM.
-SPLASH_BLOCK_SIZES = (512, 256, 128)
 
 
 def splash_refusal(inputs) -> str | None:

@@ -1,8 +1,8 @@
 """The state of softmax attention: the keys and values of the tokens so far.
 
 The token at position p of its document lies in slot p mod M. While the document has at
-most M tokens the cache grows; past that it is a ring of the last M, all that a window of
-M tokens needs.
+most M tokens the cache grows; past that it is a ring of the last M, all that a window
+of M tokens needs.
 """
 
 from typing import NamedTuple

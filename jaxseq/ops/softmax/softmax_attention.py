@@ -2,11 +2,11 @@
 
     o_t = sum_s p_ts v_s,    p_ts = exp(q_t . k_s) / sum_r exp(q_t . k_r)
 
-over the keys s that token t may see: those of its own document, not later than itself if
-causal, and less than `window` tokens back if there is one. Query heads share key-value
-heads in groups (Ainslie et al. 2023, arXiv:2305.13245). The blockwise form keeps a
-running maximum and sum over blocks of keys (Milakov & Gimelshein 2018, arXiv:1805.02867;
-Rabe & Staats 2021, arXiv:2112.05682), so that no T x S array exists.
+over the keys s that token t may see: those of its own document, not later than itself
+if causal, and less than `window` tokens back if there is one. Query heads share
+key-value heads in groups (Ainslie et al. 2023, arXiv:2305.13245). The blockwise form
+keeps a running maximum and sum over blocks of keys (Milakov & Gimelshein 2018,
+arXiv:1805.02867; Rabe & Staats 2021, arXiv:2112.05682), so that no T x S array exists.
 """
 
 from typing import NamedTuple
@@ -172,8 +172,8 @@ def _with_cache(inputs, before, after) -> Inputs:
   """Lets the queries see the cache too.
 
   A single token is already in the cache after it, which spares a decode step a copy of
-  all keys: what it overwrote was out of its sight. Several tokens may overwrite what the
-  first of them still see, so they are put beside the cache before them.
+  all keys: what it overwrote was out of its sight. Several tokens may overwrite what
+  the first of them still see, so they are put beside the cache before them.
   """
   single = inputs.q.shape[1] == 1
   cache = after if single else before

@@ -1,0 +1,84 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseq import ops
+from jaxseq.ops.delta.gated_delta_rule import unit_lower_inverse
+
+ORACLES = pathlib.Path(__file__).parents[2] / "oracles"
+
+
+@pytest.mark.parametrize("form", ["chunked", "recurrent"])
+def test_it_gives_the_numbers_of_flash_linear_attention(form):
+  oracle = np.load(ORACLES / "fla_gated_delta_rule.npz")
+  run = lambda q, k, v, g, beta, state: ops.gated_delta_rule(
+    q, k, v, g, beta, initial_state=state, implementation=form
+  )
+  names = ("q", "k", "v", "g", "beta", "h0")
+  out, pullback = jax.vjp(run, *(jnp.asarray(oracle[n]) for n in names))
+  grads = pullback(
+    (jnp.asarray(oracle["cot_o"]), jnp.asarray(oracle["cot_final_state"]))
+  )
+  for name, x in zip(("o", "final_state"), out):
+    np.testing.assert_allclose(x, oracle[name], rtol=1e-5, atol=1e-5)
+  for name, x in zip(names, grads):
+    np.testing.assert_allclose(x, oracle[f"grad_{name}"], rtol=1e-5, atol=1e-5)
+
+
+def unit_keys(T, K):
+  k = jax.random.normal(jax.random.key(0), (1, T, 1, K))
+  return k / jnp.linalg.norm(k, axis=-1, keepdims=True)
+
+
+def test_a_memory_returns_the_last_value_stored_under_a_key():
+  T, K = 40, 8
+  keys = jnp.eye(K)[np.random.default_rng(0).integers(0, K, T)][None, :, None]
+  v = jax.random.normal(jax.random.key(1), (1, T, 1, 5))
+  none, all_ = jnp.zeros((1, T, 1)), jnp.ones((1, T, 1))
+  o, state = ops.gated_delta_rule(keys, keys, v, none, all_, scale=1.0)
+  np.testing.assert_allclose(o, v, rtol=1e-5, atol=1e-5)
+  for i in range(K):
+    last = int(np.flatnonzero(keys[0, :, 0, i]).max())
+    np.testing.assert_allclose(state[0, 0, i], v[0, last, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_beta_of_zero_stores_nothing():
+  T = 40
+  k, v = unit_keys(T, 4), jax.random.normal(jax.random.key(1), (1, T, 1, 5))
+  state = jax.random.normal(jax.random.key(2), (1, 1, 4, 5))
+  g = jnp.full((1, T, 1), -0.1)
+  _, last = ops.gated_delta_rule(k, k, v, g, g * 0, initial_state=state)
+  np.testing.assert_allclose(last, np.exp(-0.1 * T) * state, rtol=1e-5)
+
+
+def test_a_beta_of_two_reflects_and_so_keeps_the_length_of_the_state():
+  T = 130
+  k = unit_keys(T, 4)
+  state = jax.random.normal(jax.random.key(2), (1, 1, 4, 5))
+  none, two = jnp.zeros((1, T, 1)), jnp.full((1, T, 1), 2.0)
+  v = jnp.zeros((1, T, 1, 5))
+  _, last = ops.gated_delta_rule(k, k, v, none, two, initial_state=state)
+  np.testing.assert_allclose(
+    jnp.linalg.norm(last, axis=2), jnp.linalg.norm(state, axis=2), rtol=1e-4
+  )
+
+
+@pytest.mark.parametrize("C", [1, 2, 16, 64])
+def test_the_inverse_of_a_unit_lower_triangle_is_exact(C):
+  rng = np.random.default_rng(0)
+  L = np.tril(rng.uniform(-1, 1, (3, 2, C, C)), -1)
+  L[1] = np.tril(np.full((C, C), 2.0), -1)  # One key, beta = 2, no decay.
+  want = np.linalg.inv(np.eye(C) + L)
+  got = unit_lower_inverse(jnp.asarray(L, jnp.float32))
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_the_gradient_of_the_inverse_is_that_of_the_dense_inverse():
+  L = 0.3 * jnp.tril(jax.random.normal(jax.random.key(0), (2, 16, 16)), -1)
+  weights = jax.random.normal(jax.random.key(1), L.shape)
+  dense = lambda L: jnp.sum(weights * jnp.linalg.inv(jnp.eye(16) + L))
+  got = jax.grad(lambda L: jnp.sum(weights * unit_lower_inverse(L)))(L)
+  np.testing.assert_allclose(got, jax.grad(dense)(L), rtol=1e-4, atol=1e-4)
