@@ -27,6 +27,10 @@ def test_temperature_sharpens_down_to_the_most_likely():
   assert frequencies(temperature=0)[0] == 1
 
 
+def test_no_temperature_is_too_low_to_divide_by():
+  assert frequencies(temperature=1e-42)[0] == 1
+
+
 def test_top_k_keeps_k_tokens():
   np.testing.assert_allclose(frequencies(top_k=2), [0.625, 0.375, 0, 0], atol=0.03)
 
@@ -37,12 +41,58 @@ def test_top_p_keeps_the_first_token_that_passes_p():
 
 
 @pytest.mark.parametrize(
-  "options", [dict(temperature=-1), dict(top_k=0), dict(top_k=5), dict(top_p=0.0)]
+  "options",
+  [
+    dict(temperature=-1),
+    dict(temperature=float("nan")),
+    dict(top_k=0),
+    dict(top_k=5),
+    dict(top_p=0.0),
+  ],
 )
 def test_options_out_of_range_are_refused(options):
   (name,) = options
   with pytest.raises(ValueError, match=name):
     sampling.sample(jax.random.key(0), LOGITS, **options)
+
+
+def count(params, tokens, state, segment_ids=None):
+  """A model of ten tokens whose next one is the last plus `params`.
+
+  Its state is the number of calls.
+  """
+  jax.debug.callback(CALLS.append, state)
+  return 20.0 * jax.nn.one_hot((tokens + params) % 10, 10), state + 1
+
+
+CALLS = []
+
+
+def counted(prompt, **options):
+  """What follows, and in how many calls."""
+  CALLS.clear()
+  key = jax.random.key(0)
+  state = jnp.zeros((), jnp.int32)
+  tokens = sampling.generate(count, 1, prompt, state, key, **options)
+  jax.effects_barrier()
+  assert [int(call) for call in CALLS] == list(range(len(CALLS)))
+  return tokens.tolist(), len(CALLS)
+
+
+def test_each_token_follows_from_the_one_before():
+  prompt = jnp.array([[5], [8]])
+  want = [[6, 7, 8, 9, 0], [9, 0, 1, 2, 3]]
+  assert counted(prompt, num_tokens=5) == (want, 5)
+  assert counted(prompt, num_tokens=1) == ([[6], [9]], 1)
+
+
+def test_a_stop_token_fills_its_sequence_and_ends_the_loop_in_all():
+  prompt = jnp.array([[1, 5], [0, 8]])  # One in a prompt stops nothing.
+  options = dict(temperature=0.0, stop_token=0)
+  want = [[6, 7, 8, 9, 0, 0, 0, 0], [9, 0, 0, 0, 0, 0, 0, 0]]
+  assert counted(prompt, num_tokens=8, **options) == (want, 5)
+  want = [row[:3] for row in want]
+  assert counted(prompt, num_tokens=3, **options) == (want, 3)
 
 
 @functools.cache

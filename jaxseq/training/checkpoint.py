@@ -115,6 +115,8 @@ class Checkpointer:
     for step in reversed(self.steps()):
       restored, reason = self._read(step, shapes)
       if restored is not None:
+        if self.damaged:  # Said last, after what orbax prints of each failed read.
+          logging.error("checkpoint %d is used instead of %s", step, self.damaged)
         return step, *restored
       logging.error("checkpoint %d is damaged, or of another model: %s", step, reason)
       self.damaged.append(step)
@@ -128,28 +130,27 @@ class Checkpointer:
 
   def _read(self, step, shapes):
     """State and the data's state, or None and the reason, alike on all processes."""
-    restored, reason = None, "another process could not read it"
+    folder = self._manager.directory / str(step)
+    reason = None
     try:
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(_as_arrays(shapes)),
-          meta=ocp.args.JsonRestore(),
-        ),
+      # The handlers themselves: the manager waits in a barrier for a process that has
+      # found damage in its part, and never comes.
+      meta = ocp.JsonCheckpointHandler().restore(folder / "meta")
+      state = ocp.StandardCheckpointHandler().restore(
+        folder / "state", args=ocp.args.StandardRestore(_as_arrays(shapes))
       )
-      data = restored.meta["data"]
-      if _crc(data) != restored.meta["data_checksum"]:
-        raise DamagedError("the state of the data is not what was saved")
+      if _crc(meta["data"]) != meta["data_checksum"]:
+        reason = "the state of the data is not what was saved"
     except Exception as error:  # Whatever damage makes orbax raise.
-      restored, reason = None, " ".join(str(error).split())[:300]
+      reason = " ".join(str(error).split())[:300]
     # All sum up together, or none does: the sums are of arrays on all of them.
-    if not _everywhere(restored is not None):
-      return None, reason
-    sums = [int(x) for x in jax.tree.leaves(_checksums(restored.state))]
-    if sums != restored.meta["checksums"]:
+    if not _everywhere(reason is None):
+      return None, reason or "another process could not read it"
+    sums = [int(x) for x in jax.tree.leaves(_checksums(state))]
+    if sums != meta["checksums"]:
       return None, "the sums of its arrays are not those that were saved"
-    key = jax.random.wrap_key_data(restored.state.key)
-    return (restored.state.replace(key=key), json.loads(data)), None
+    key = jax.random.wrap_key_data(state.key)
+    return (state.replace(key=key), json.loads(meta["data"])), None
 
   def _claim(self):
     """Before a save: clears away what a killed one left, renames what is damaged."""

@@ -129,6 +129,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
   assert step == 1
   assert_same(restored, state(1))
   assert "checkpoint 2 is damaged" in caplog.text and checkpoints.damaged == [2]
+  assert "checkpoint 1 is used instead of [2]" in caplog.text
   assert (tmp_path / "2").exists(), "reading changed something"
   checkpoints.save(2, state(5), {})  # Its place is free again.
   checkpoints.close()

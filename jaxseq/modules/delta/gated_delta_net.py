@@ -82,7 +82,7 @@ class GatedDeltaNet(Mixer):
     B, T, _ = x.shape
     x = ops.segments.clear_padding(x, segment_ids)
     H, K, V = self.value_heads, self.key_size, self.value_size
-    state = self.initial_state(B) if state is None else state
+    before = GatedDeltaNetState(None, None, None, None) if state is None else state
 
     def project(x, width, name, axes=("embed", "heads")):
       return layers.projection(
@@ -94,7 +94,7 @@ class GatedDeltaNet(Mixer):
         name=name,
       )(x)
 
-    def mixed(name, count, size, before):
+    def mixed(name, count, size, inputs):
       """Projected, mixed with the tokens just before, by heads."""
       uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
       init = nn.with_logical_partitioning(uniform, (None, "heads"))
@@ -103,14 +103,14 @@ class GatedDeltaNet(Mixer):
         project(x, count * size, name),
         self.param(f"{name}_conv", init, shape, self.param_dtype),
         activation="silu",
-        initial_state=before,
+        initial_state=inputs,
         segment_ids=segment_ids,
       )
       return y.reshape(B, T, count, size), after
 
-    q, q_after = mixed("q", self.num_heads, K, state.q)
-    k, k_after = mixed("k", self.num_heads, K, state.k)
-    v, v_after = mixed("v", H, V, state.v)
+    q, q_after = mixed("q", self.num_heads, K, before.q)
+    k, k_after = mixed("k", self.num_heads, K, before.k)
+    v, v_after = mixed("v", H, V, before.v)
     q, k = (layers.l2_normalize(y).astype(self.dtype) for y in (q, k))
     q, k = (jnp.repeat(y, H // self.num_heads, axis=2) for y in (q, k))
     beta = nn.sigmoid(project(x, H, "beta").astype(jnp.float32))
@@ -120,7 +120,7 @@ class GatedDeltaNet(Mixer):
       v,
       self._log_decay(project(x, H, "dt")),
       beta,
-      initial_state=state.memory,
+      initial_state=before.memory,
       segment_ids=segment_ids,
       implementation=self.implementation,
     )

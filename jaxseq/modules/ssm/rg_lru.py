@@ -66,6 +66,7 @@ class RGLRU(Mixer):
   def __call__(self, x, state=None, *, segment_ids=None):
     B, T, _ = x.shape
     u = ops.segments.clear_padding(x, segment_ids)
+    before = None if state is None else state.conv
     state = self.initial_state(B) if state is None else state
 
     def project(x, width, name, axes=("embed", "heads")):
@@ -84,7 +85,7 @@ class RGLRU(Mixer):
       project(u, self.num_channels, "input"),
       self._param("conv", small, (CONV_SIZE, self.num_channels), (None, "heads")),
       self._param("conv_bias", nn.initializers.zeros, (self.num_channels,)),
-      initial_state=state.conv,
+      initial_state=before,
       segment_ids=segment_ids,
     )
     y, h, started = self._recurrence(y, state, segment_ids)

@@ -5,11 +5,15 @@
 `weight[W - 1]` multiplies the current token. The state is the last W - 1 inputs.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jaxseq_kernels import releases
+from jaxseq_kernels import short_conv as kernel
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import checks, dispatch, segments
+from jaxseq.ops import checks, dispatch, segments, sharded
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "short_conv"]
@@ -57,16 +61,13 @@ def short_conv(
     raise ValueError(
       f"short_conv needs activation in {tuple(ACTIVATIONS)}; got {activation!r}"
     )
-  kind = jnp.promote_types(x.dtype, jnp.float32)
   shape = (sizes["B"], sizes["W"] - 1, sizes["D"])
-  if initial_state is None:
-    initial_state = jnp.zeros(shape, kind)
-  elif initial_state.shape != shape:
+  if initial_state is not None and initial_state.shape != shape:
     raise ValueError(
       f"short_conv needs initial_state [B, W - 1, D] = {shape}; "
       f"got shape {initial_state.shape}"
     )
-  args = (x, weight, bias, activation, initial_state.astype(kind), segment_ids)
+  args = (x, weight, bias, activation, initial_state, segment_ids)
   run = dispatch.select(
     "short_conv", IMPLEMENTATIONS, implementation, sizes["T"], *args
   )
@@ -75,6 +76,7 @@ def short_conv(
 
 def recurrent(x, weight, bias, activation, state, segment_ids):
   """The definition: a window of W inputs that moves on at each real token."""
+  state = _float32_state(x, weight, state)
   kind = state.dtype
   if segment_ids is None:
     segment_ids = jnp.ones(x.shape[:2], jnp.int32)
@@ -97,6 +99,7 @@ def recurrent(x, weight, bias, activation, state, segment_ids):
 
 def parallel(x, weight, bias, activation, state, segment_ids):
   """The sum of W shifted products over the inputs with the state before them."""
+  state = _float32_state(x, weight, state)
   kind, taps, T = state.dtype, weight.shape[0], x.shape[1]
   if segment_ids is None:
     extended = jnp.concatenate([state, x.astype(kind)], axis=1)  # [B, W - 1 + T, D]
@@ -137,4 +140,56 @@ def place_state(x, state, segment_ids):
   return extended, numbers, jnp.where(of_last[..., None], cut(extended, after), 0)
 
 
-IMPLEMENTATIONS = {"parallel": Form(parallel), "recurrent": Form(recurrent)}
+def _float32_state(x, weight, state):
+  """The state in at least float32, zeros if there is none."""
+  kind = jnp.promote_types(x.dtype, jnp.float32)
+  if state is None:
+    return jnp.zeros((x.shape[0], weight.shape[0] - 1, x.shape[2]), kind)
+  return state.astype(kind)
+
+
+def _pallas(backend):
+  """The kernel, which begins with an empty state."""
+
+  def run(x, weight, bias, activation, state, segment_ids):
+    B, T, D = x.shape
+    taps = weight.shape[0]
+    x = segments.clear_padding(x, segment_ids)
+    place = segments.positions(segment_ids, jnp.zeros(B, jnp.int32), (B, T))
+    convolve = functools.partial(kernel.fused, activation=activation, backend=backend)
+    y = sharded.over_batch_and_heads(
+      convolve,
+      (x, weight, jnp.zeros(D) if bias is None else bias, jnp.minimum(place, taps - 1)),
+      ("BTD", "WD", "D", "BT"),
+      "BTD",
+    )
+    y = segments.clear_padding(y, segment_ids)
+    if state is not None:  # The first tokens see it.
+      head = x[:, : taps - 1]
+      y = y.at[:, : taps - 1].set(
+        parallel(head, weight, bias, activation, state, None)[0]
+      )
+    state = _float32_state(x, weight, state)
+    if segment_ids is None:
+      last = jnp.concatenate([state, x[:, -(taps - 1) :].astype(state.dtype)], axis=1)
+      return y, last[:, last.shape[1] - (taps - 1) :]
+    return y, place_state(x.astype(state.dtype), state, segment_ids)[2]
+
+  def refusal(x, weight, bias, activation, state, segment_ids):
+    if dispatch.platform() != backend:
+      return f"it needs a {backend.upper()}, not {dispatch.platform()}"
+    if weight.shape[0] < 2:
+      return "it needs at least 2 taps, not 1"
+    if state is not None and segment_ids is not None:
+      return "it takes a state or packed documents, not both"
+    return releases.untested() or kernel.refusal(x, weight, bias, None, backend=backend)
+
+  return run, refusal
+
+
+IMPLEMENTATIONS = {
+  "pallas_tpu": Form(*_pallas("tpu")),
+  "pallas_gpu": Form(*_pallas("gpu")),
+  "parallel": Form(parallel),
+  "recurrent": Form(recurrent),
+}

@@ -48,7 +48,7 @@ def test_values_and_gradients_are_those_of_llama_in_the_transformers_package():
   "mixer",
   [
     SlidingWindowAttention(features=16, dtype=jnp.float32, window=4),
-    attention(num_kv_heads=1, head_dim=6, max_length=testing.LENGTH),
+    attention(num_kv_heads=1, head_dim=6, max_length=2 * testing.LENGTH),
   ],
   ids=["ring_buffer", "shared_heads"],
 )
@@ -59,39 +59,44 @@ def test_contract(mixer, check):
 def test_a_window_hides_what_is_further_back():
   mixer = SlidingWindowAttention(features=16, dtype=jnp.float32, window=4)
   params, x = testing.example(mixer)
-  y, state = mixer.apply(params, x)
-  z, _ = mixer.apply(params, x.at[:, 5].add(1.0))
+  apply = jax.jit(mixer.apply)
+  y, state = apply(params, x)
+  z, _ = apply(params, x.at[:, 5].add(1.0))
   changed = np.abs(z - y).max(axis=(0, 2)) > 0
   np.testing.assert_array_equal(np.flatnonzero(changed), [5, 6, 7, 8])
   assert state.k.shape[1] == 4
   wide = SlidingWindowAttention(features=16, dtype=jnp.float32, window=testing.LENGTH)
-  testing.assert_close(wide.apply(params, x)[0], attention().apply(params, x)[0])
+  testing.assert_close(
+    jax.jit(wide.apply)(params, x)[0], jax.jit(attention().apply)(params, x)[0]
+  )
 
 
 def test_without_positions_the_order_of_the_past_is_unseen():
   for theta, same in ((None, True), (10000.0, False)):
     mixer = attention(rotary_theta=theta)
     params, x = testing.example(mixer)
-    y, _ = mixer.apply(params, x)
-    z, _ = mixer.apply(params, jnp.concatenate([x[:, -2::-1], x[:, -1:]], axis=1))
+    apply = jax.jit(mixer.apply)
+    y, _ = apply(params, x)
+    z, _ = apply(params, jnp.concatenate([x[:, -2::-1], x[:, -1:]], axis=1))
     assert np.allclose(z[:, -1], y[:, -1], atol=1e-5) == same
 
 
 def test_no_document_outgrows_the_cache():
   mixer = attention(max_length=8)
   params, x = testing.example(attention())
+  apply = jax.jit(mixer.apply)
   with pytest.raises(ValueError, match="at least the 9 tokens of a call; got 8"):
-    mixer.apply(params, x[:, :9])
-  y, state = mixer.apply(params, x[:, :8])
+    apply(params, x[:, :9])
+  y, state = apply(params, x[:, :8])
   assert np.isfinite(y).all()
   for t in (8, 9):
-    y, state = mixer.apply(params, x[:, t : t + 1], state)
+    y, state = apply(params, x[:, t : t + 1], state)
     assert np.isnan(y).all()
   # A new document begins anew.
   ids = jnp.full((2, 5), 1).at[:, 2:].set(2)
-  y, state = mixer.apply(params, x[:, :5], state, segment_ids=ids)
+  y, state = apply(params, x[:, :5], state, segment_ids=ids)
   assert np.isnan(y[:, :2]).all()
-  want, _ = mixer.apply(params, x[:, 2:5])
+  want, _ = apply(params, x[:, 2:5])
   testing.assert_close(y[:, 2:], want)
   assert state.length.tolist() == [3, 3]
 

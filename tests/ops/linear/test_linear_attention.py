@@ -13,16 +13,21 @@ ORACLES = pathlib.Path(__file__).parents[2] / "oracles"
 @pytest.mark.parametrize("form", ["chunked", "parallel", "recurrent"])
 def test_it_gives_the_numbers_of_flash_linear_attention(form):
   oracle = np.load(ORACLES / "fla_linear_attn.npz")
-  run = lambda q, k, v, state: ops.linear_attention(
-    q, k, v, initial_state=state, implementation=form
-  )
-  out, pullback = jax.vjp(run, *(jnp.asarray(oracle[n]) for n in ("q", "k", "v", "h0")))
-  grads = pullback(
-    (jnp.asarray(oracle["cot_o"]), jnp.asarray(oracle["cot_final_state"]))
-  )
+
+  @jax.jit
+  def run(arrays, cotangents):
+    op = lambda *tokens_and_state: ops.linear_attention(
+      *tokens_and_state[:-1], initial_state=tokens_and_state[-1], implementation=form
+    )
+    out, pullback = jax.vjp(op, *arrays)
+    return out, pullback(cotangents)
+
+  names = ("q", "k", "v", "h0")
+  cotangents = oracle["cot_o"], oracle["cot_final_state"]
+  out, grads = run([oracle[n] for n in names], cotangents)
   for name, x in zip(("o", "final_state"), out):
     np.testing.assert_allclose(x, oracle[name], rtol=1e-5, atol=1e-5)
-  for name, x in zip(("q", "k", "v", "h0"), grads):
+  for name, x in zip(names, grads):
     np.testing.assert_allclose(x, oracle[f"grad_{name}"], rtol=1e-5, atol=1e-5)
 
 

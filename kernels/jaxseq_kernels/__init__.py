@@ -1,0 +1,7 @@
+"""Pallas kernels for TPU and GPU, a folder for each op of `jaxseq`.
+
+A folder has six files: `reference` is the recurrence in the kernel's layout, the oracle
+of its tests; `pallas_tpu` and `pallas_gpu` each hold a `forward`; `vjp` makes it
+differentiable; `dispatch` has the two names that leave the folder, `fused` and
+`refusal`; `__init__` passes them on. Nothing here imports anything but JAX.
+"""
