@@ -94,7 +94,7 @@ def assert_within_budget(op, form, arrays, ids, dtype, budget, chunk_size=None):
 
 
 @pytest.mark.parametrize("decays", DECAYS)
-@pytest.mark.parametrize("T, chunk_size", [(1, 32), (67, 32), (130, 64)])
+@pytest.mark.parametrize("T, chunk_size", [(1, 32), (130, 64)])
 @pytest.mark.parametrize("op", GATES)
 def test_the_chunked_form_keeps_its_budget(op, T, chunk_size, decays, monkeypatch):
   monkeypatch.setitem(chunks.CHUNK_SIZE, "cpu", chunk_size)
@@ -114,11 +114,10 @@ def test_the_other_forms_keep_their_budget(op, form):
     assert_within_budget(op, form, arrays, pack(67), "float32", BUDGET["float32"])
 
 
-@pytest.mark.parametrize("form", ["chunked", "recurrent"])
 @pytest.mark.parametrize("op", GATES)
-def test_bfloat16_inputs_keep_their_budget(op, form):
-  arrays, ids = draw(op, 37), pack(37)
-  assert_within_budget(op, form, arrays, ids, "bfloat16", BUDGET["bfloat16"])
+def test_bfloat16_inputs_keep_their_budget(op):
+  arrays, ids = draw(op, 67), pack(67)
+  assert_within_budget(op, "chunked", arrays, ids, "bfloat16", BUDGET["bfloat16"])
 
 
 @pytest.mark.parametrize("chunk_size", [32, 64])
@@ -138,7 +137,7 @@ def test_a_key_reflected_at_every_token_keeps_its_budget(chunk_size, monkeypatch
   )
 
 
-@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
 @hypothesis.given(
   op=strategies.sampled_from(sorted(GATES)),
   shape=strategies.tuples(*[strategies.integers(1, most) for most in (3, 40, 3, 9, 9)]),
@@ -159,7 +158,7 @@ def test_any_shape_will_do(op, shape):
 @pytest.mark.parametrize("op", GATES)
 def test_a_split_sequence_gives_what_the_whole_gives(op):
   *tokens, state = [jnp.asarray(x, jnp.float32) for x in draw(op, 45)]
-  run = functools.partial(getattr(ops, op), implementation="chunked")
+  run = jax.jit(functools.partial(getattr(ops, op), implementation="chunked"))
   whole, last = run(*tokens, initial_state=state)
   head, between = run(*(x[:, :19] for x in tokens), initial_state=state)
   tail, got_last = run(*(x[:, 19:] for x in tokens), initial_state=between)

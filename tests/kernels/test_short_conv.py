@@ -1,0 +1,164 @@
+"""The kernels without their hardware: interpreted, lowered, and compiled for TPUs.
+
+On a GPU the same file runs them there: the tests marked `needs_gpu` are skipped elsewhere.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from jaxseq import ops, parallel, testing
+from jaxseq_kernels import releases
+from jaxseq_kernels.short_conv import fused, reference, refusal
+
+INTERPRETERS = {
+  "tpu": pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan"),
+  "gpu": plgpu.InterpretGPUParams(),
+}
+needs_gpu = pytest.mark.skipif(
+  jax.default_backend() != "gpu", reason="needs a GPU: run with JAX_PLATFORMS=cuda"
+)
+
+
+def inputs(T=70, D=130, taps=4, dtype=jnp.float32):
+  """Two rows, the second of three documents."""
+  keys = jax.random.split(jax.random.key(taps), 3)
+  x = jax.random.normal(keys[0], (2, T, D)).astype(dtype)
+  weight, bias = (jax.random.normal(k, s) for k, s in zip(keys[1:], [(taps, D), (D,)]))
+  place = np.tile(np.arange(T), (2, 1))
+  for start in (5, 2 * T // 3):
+    place[1, start:] = np.arange(T - start)
+  return x, weight, bias, jnp.minimum(jnp.asarray(place, jnp.int32), taps - 1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("taps", [2, 4])
+@pytest.mark.parametrize("backend", INTERPRETERS)
+def test_the_interpreted_kernel_is_the_reference(backend, taps, dtype):
+  args = inputs(taps=taps, dtype=dtype)
+  got = fused(
+    *args, activation="silu", backend=backend, interpret=INTERPRETERS[backend]
+  )
+  assert got.dtype == dtype
+  testing.assert_close(got, reference.forward(*args, activation="silu"))
+
+
+@pytest.mark.parametrize("backend", INTERPRETERS)
+def test_its_gradients_are_those_of_the_op(backend):
+  x, weight, bias, reach = inputs(T=33)
+  ids = jnp.cumsum(reach == 0, axis=1)
+  run = functools.partial(
+    fused, activation=None, backend=backend, interpret=INTERPRETERS[backend]
+  )
+  kernel = lambda *args: jnp.sum(jnp.sin(run(*args, reach)))
+  plain = lambda *args: jnp.sum(
+    jnp.sin(ops.short_conv(*args, segment_ids=ids, implementation="recurrent")[0])
+  )
+  got = jax.grad(kernel, argnums=(0, 1, 2))(x, weight, bias)
+  testing.assert_close(got, jax.grad(plain, argnums=(0, 1, 2))(x, weight, bias))
+
+
+def test_it_says_why_it_cannot_take_a_call():
+  args = inputs()
+  assert refusal(*args, backend="tpu") is None
+  assert "not float16" in refusal(args[0].astype(jnp.float16), *args[1:], backend="tpu")
+  long = inputs(taps=12)
+  assert "at most 9 taps, not 12" in refusal(*long, backend="gpu")
+  if jax.default_backend() == "cpu":
+    with pytest.raises(NotImplementedError, match="needs a TPU, not cpu"):
+      ops.short_conv(*args[:3], implementation="pallas_tpu")
+
+
+def test_an_untested_release_of_jax_is_refused_with_a_warning(monkeypatch):
+  assert releases.untested() is None
+  monkeypatch.setattr(jax, "__version__", "0.99.1")
+  with pytest.warns(UserWarning, match="not on 0.99.1"):
+    assert "0.99.1" in releases.untested()
+
+
+def test_over_eight_devices_it_gives_what_one_gives():
+  from jaxseq.ops import sharded
+
+  x, weight, bias, reach = inputs(T=24, D=128)
+  x, reach = jnp.tile(x, (2, 1, 1)), jnp.tile(reach, (2, 1))
+  run = functools.partial(fused, activation="silu", backend="tpu", interpret=True)
+  axes = ("BTD", "WD", "D", "BT")
+
+  def loss(x, weight, bias):
+    args = (x, weight, bias, reach)
+    return jnp.sum(jnp.sin(sharded.over_batch_and_heads(run, args, axes, "BTD")))
+
+  step = jax.value_and_grad(loss, argnums=(0, 1, 2))
+  want = jax.jit(step)(x, weight, bias)
+  mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
+  with jax.set_mesh(mesh):
+    program = jax.jit(step).lower(x, weight, bias)
+    got = program.compile()(x, weight, bias)
+  assert "shard_map" in program.as_text() or "manual" in program.as_text()
+  testing.assert_close(jax.tree.map(np.asarray, got), jax.tree.map(np.asarray, want))
+
+
+def shapes(*sizes):
+  kinds = (jnp.bfloat16, jnp.float32, jnp.float32, jnp.int32)
+  return [jax.ShapeDtypeStruct(s, k) for s, k in zip(sizes, kinds)]
+
+
+def test_it_lowers_for_a_hopper_gpu():
+  run = jax.jit(functools.partial(fused, activation="silu", backend="gpu"))
+  args = shapes((2, 256, 512), (4, 512), (512,), (2, 256))
+  device = AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
+  mesh = AbstractMesh((1,), ("x",), abstract_device=device)
+  unchecked = [jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")]
+  with jax.sharding.use_abstract_mesh(mesh):
+    program = jax.export.export(run, platforms=["cuda"], disabled_checks=unchecked)
+    assert "mosaic_gpu" in program(*args).mlir_module()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
+def test_it_compiles_for_a_tpu_forward_and_backward(topology):
+  pytest.importorskip("libtpu")
+  from jax.experimental import topologies
+
+  devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+  mesh = parallel.make_mesh(parallel.MeshConfig(data=1), devices[:1])
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  run = functools.partial(fused, activation="silu", backend="tpu")
+  loss = lambda *args: jnp.sum(run(*args).astype(jnp.float32) ** 2)
+  args = [
+    jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
+    for s in shapes((2, 1024, 1024), (4, 1024), (1024,), (2, 1024))
+  ]
+  with jax.set_mesh(mesh):
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    assert "short_conv_forward" in step.lower(*args).compile().as_text()
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("taps", [2, 3, 4])
+def test_on_a_gpu_the_kernel_is_the_definition(taps, dtype):
+  x, weight, bias, reach = inputs(T=1000, D=300, taps=taps, dtype=dtype)
+  ids = jnp.cumsum(reach == 0, axis=1)
+  for state, segment_ids in [(None, ids), (jnp.ones((2, taps - 1, 300)), None)]:
+    run = functools.partial(
+      ops.short_conv,
+      activation="silu",
+      initial_state=state,
+      segment_ids=segment_ids,
+    )
+    got = run(x, weight, bias, implementation="pallas_gpu")
+    testing.assert_close(got, run(x, weight, bias, implementation="recurrent"))
+    loss = lambda form, run=run: (
+      lambda *args: jnp.sum(
+        jnp.sin(run(*args, implementation=form)[0].astype(jnp.float32))
+      )
+    )
+    grad = lambda form: jax.grad(loss(form), argnums=(0, 1, 2))(x, weight, bias)
+    testing.assert_close(grad("pallas_gpu"), grad("recurrent"))
