@@ -54,7 +54,7 @@ def forms(op):
   return importlib.import_module(getattr(ops, op).__module__).IMPLEMENTATIONS
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 0})
 def pull(op, form, chunk_size, arrays, ids, cotangents):
   """Outputs, last state and the gradients of all inputs."""
   del chunk_size  # Only tells compilations apart.

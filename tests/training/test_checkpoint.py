@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,12 @@ def change_the_state_of_the_data(folder):
   file.write_text(changed)
 
 
+def put_the_arrays_of_another_step(folder):
+  """Well-formed to orbax: only our checksums tell."""
+  shutil.rmtree(folder / "state")
+  shutil.copytree(folder.with_name("1") / "state", folder / "state")
+
+
 @pytest.mark.parametrize(
   "damage",
   [
@@ -117,6 +124,7 @@ def change_the_state_of_the_data(folder):
     delete_a_file,
     delete_the_metadata,
     change_the_state_of_the_data,
+    put_the_arrays_of_another_step,
   ],
 )
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(

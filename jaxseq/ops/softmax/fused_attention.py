@@ -13,6 +13,9 @@ from jaxseq.ops import dispatch, sharded
 
 __all__ = ["cudnn", "cudnn_refusal", "splash", "splash_refusal"]
 
+# cuDNN knows no documents, but takes a mask for all heads, which is T x T: 32 MB a row.
+CUDNN_PACKED_TOKENS = 4096
+
 # Tokens. The scores of the largest block take 1 MB of the 16 MB of VMEM, and a few
 # times that in the backward pass.
 SPLASH_BLOCK_SIZES = (512, 256, 128)
@@ -27,16 +30,27 @@ def cudnn(inputs):
     scale=1.0,
     implementation="cudnn",
   )
-  args = (inputs.q, inputs.k, inputs.v)
-  return sharded.over_batch_and_heads(run, args, ("BTHK", "BSHK", "BSHK"), "BTHK")
+  axes = ("BTHK", "BSHK", "BSHK")
+  if not inputs.packed:
+    args = (inputs.q, inputs.k, inputs.v)
+    return sharded.over_batch_and_heads(run, args, axes, "BTHK")
+
+  def packed(q, k, v, q_document, k_document):
+    same = q_document[:, :, None] == k_document[:, None]
+    return run(q, k, v, mask=same[:, None])
+
+  args = (inputs.q, inputs.k, inputs.v, inputs.q_document, inputs.k_document)
+  return sharded.over_batch_and_heads(packed, args, (*axes, "BT", "BS"), "BTHK")
 
 
 def cudnn_refusal(inputs) -> str | None:
   q, k, v = inputs.q, inputs.k, inputs.v
   if dispatch.platform() != "gpu":
     return f"it needs a GPU, not {dispatch.platform()}"
-  if inputs.packed:
-    return "it takes no packed documents"
+  if inputs.packed and inputs.window is not None:
+    return "it takes no packed documents with a window"
+  if inputs.packed and q.shape[1] > CUDNN_PACKED_TOKENS:
+    return f"it packs documents by a mask, of {CUDNN_PACKED_TOKENS} tokens at most"
   if inputs.cached:
     return "it takes no state"
   if q.dtype not in (jnp.bfloat16, jnp.float16) or not q.dtype == k.dtype == v.dtype:
