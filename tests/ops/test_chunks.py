@@ -13,6 +13,8 @@ from hypothesis import strategies
 from jaxseq import ops
 from jaxseq.ops import chunks
 
+# Nearly all the time of these tests is compilation.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 GATES = {  # By op, the axes of the log decay, if any, and of beta.
   "linear_attention": (),
   "scalar_decay": ("BTH",),
@@ -54,7 +56,7 @@ def forms(op):
   return importlib.import_module(getattr(ops, op).__module__).IMPLEMENTATIONS
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 0})
+@functools.partial(jit, static_argnums=(0, 1, 2))
 def pull(op, form, chunk_size, arrays, ids, cotangents):
   """Outputs, last state and the gradients of all inputs."""
   del chunk_size  # Only tells compilations apart.
@@ -147,7 +149,7 @@ def test_any_shape_will_do(op, shape):
   *tokens, state = [
     jnp.asarray(x, jnp.float32) for x in draw(op, T, "some", B, H, K, V)
   ]
-  run = jax.jit(getattr(ops, op), static_argnames="implementation")
+  run = jit(getattr(ops, op), static_argnames="implementation")
   o, last = run(*tokens, initial_state=state, implementation="chunked")
   want_o, want_last = run(*tokens, initial_state=state, implementation="recurrent")
   assert o.shape == (B, T, H, V) and last.shape == state.shape
@@ -158,7 +160,7 @@ def test_any_shape_will_do(op, shape):
 @pytest.mark.parametrize("op", GATES)
 def test_a_split_sequence_gives_what_the_whole_gives(op):
   *tokens, state = [jnp.asarray(x, jnp.float32) for x in draw(op, 45)]
-  run = jax.jit(functools.partial(getattr(ops, op), implementation="chunked"))
+  run = jit(functools.partial(getattr(ops, op), implementation="chunked"))
   whole, last = run(*tokens, initial_state=state)
   head, between = run(*(x[:, :19] for x in tokens), initial_state=state)
   tail, got_last = run(*(x[:, 19:] for x in tokens), initial_state=between)
