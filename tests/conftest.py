@@ -4,7 +4,9 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  os.environ.get("XLA_FLAGS", "")
+  + " --xla_force_host_platform_device_count=8"
+  + " --xla_backend_optimization_level=0"  # Compiling is most of what the tests do.
 )
 for name, value in dict(
   TPU_SKIP_MDS_QUERY="1",

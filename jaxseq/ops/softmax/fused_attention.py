@@ -55,6 +55,8 @@ def cudnn_refusal(inputs) -> str | None:
     return "it takes no state"
   if q.dtype not in (jnp.bfloat16, jnp.float16) or not q.dtype == k.dtype == v.dtype:
     return f"it needs bfloat16 or float16, not {q.dtype}, {k.dtype}, {v.dtype}"
+  if q.shape[1] % 2 or k.shape[1] % 2:
+    return f"it needs even T and S, not {(q.shape[1], k.shape[1])}"
   K, V = q.shape[-1], v.shape[-1]
   if K != V or K % 8 or K > 128:  # More only on some GPUs, and there not for all calls.
     return f"it needs K = V, a multiple of 8, at most 128, not {(K, V)}"
