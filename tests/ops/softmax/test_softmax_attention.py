@@ -376,7 +376,7 @@ def test_auto_is_splash_when_lowered_for_a_tpu(case, monkeypatch):
   assert lowered.mlir_module().count("tpu_custom_call") == 3  # o, dq, and dk with dv.
 
 
-@pytest.mark.parametrize("case", ["causal", "window", "both_ways"])
+@pytest.mark.parametrize("case", KERNEL_CASES)
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 def test_cudnn_is_the_definition(case):
   args, options = kernel_inputs("bfloat16", 256), KERNEL_CASES[case]
