@@ -12,10 +12,10 @@ import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh
-
-from jaxseq import ops, parallel, testing
 from jaxseq_kernels import releases
 from jaxseq_kernels.short_conv import fused, reference, refusal
+
+from jaxseq import ops, parallel, testing
 
 INTERPRETERS = {
   "tpu": pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan"),

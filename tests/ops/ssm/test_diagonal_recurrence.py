@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxseq import ops, testing
+from jaxseq.ops.ssm import diagonal_recurrence as module
+
+FORMS = sorted(set(module.IMPLEMENTATIONS) - {"recurrent"})
+BUDGET = 3e-6  # Of float32 against float64, as a share of the largest value.
+
+
+def factors(kind, shape, rng):
+  """Real in [-1, 1], some 0 and some +-1; or complex of modulus 1 and less."""
+  if kind == "complex":
+    return rng.uniform(0.9, 1, shape) * np.exp(1j * rng.uniform(0, 2 * np.pi, shape))
+  a = rng.uniform(-1, 1, shape)
+  return np.where(rng.random(shape) < 0.2, rng.integers(-1, 2, shape), a)
+
+
+def case(kind, T, packed, seed=0):
+  rng = np.random.default_rng(seed)
+  a = factors(kind, (2, T, 5), rng)
+  x, state = rng.normal(size=(2, T, 5)), rng.normal(size=(2, 5))
+  ids = np.sort(rng.integers(1, 4, (2, T)), axis=1)
+  ids[0, : T // 4], ids[1, T - T // 5 :] = 0, 0
+  return a, x, state, ids if packed else None
+
+
+def loop(a, x, state, ids):
+  """The recurrence in numpy, float64."""
+  h, out = state.astype(a.dtype), np.zeros(x.shape, a.dtype)
+  document = [None] * len(x)
+  h = h.copy()
+  for b in range(len(x)):
+    for t in range(x.shape[1]):
+      if ids is not None and ids[b, t] == 0:
+        continue
+      if ids is not None and document[b] not in (None, ids[b, t]):
+        h[b] = 0
+      document[b] = None if ids is None else ids[b, t]
+      h[b] = a[b, t] * h[b] + x[b, t]
+      out[b, t] = h[b]
+  return out, h
+
+
+def error(got, want):
+  return np.abs(np.asarray(got) - want).max() / np.abs(want).max()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("T", [1, 67, 300])
+@pytest.mark.parametrize("kind", ["real", "complex"])
+def test_every_form_is_the_loop(kind, T, packed):
+  a, x, state, ids = case(kind, T, packed)
+  want = loop(a, x, state, ids)
+  low = [y.astype("complex64" if y.dtype == complex else "float32") for y in (a, x)]
+  for form in module.IMPLEMENTATIONS:
+    got = ops.diagonal_recurrence(
+      *low,
+      initial_state=jnp.asarray(state),
+      segment_ids=None if ids is None else jnp.asarray(ids),
+      implementation=form,
+    )
+    assert max(map(error, got, want)) < BUDGET, form
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["real", "complex"])
+def test_gradients_are_those_of_the_definition_in_float64(kind, form):
+  a, x, state, ids = case(kind, 67, packed=True)
+
+  def gradients(form):
+    def loss(a, x, state):
+      h, last = ops.diagonal_recurrence(
+        a,
+        x,
+        initial_state=state,
+        segment_ids=jnp.asarray(ids),
+        implementation=form,
+      )
+      return jnp.sum(jnp.sin(h.real) + h.imag**2) + jnp.sum(last.real)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+
+  with jax.enable_x64():
+    args = jnp.asarray(a), jnp.asarray(x), jnp.asarray(state)
+    want = [np.asarray(g) for g in gradients("recurrent")(*args)]
+    got = gradients(form)(*args)
+    assert max(map(error, got, want)) < 1e-12
+  low = [y.astype("complex64" if y.dtype == complex else "float32") for y in (a, x)]
+  got = gradients(form)(*low, state.astype("float32"))
+  assert max(map(error, got, want)) < BUDGET
+
+
+def test_a_factor_of_modulus_one_keeps_its_length_over_many_tokens():
+  a = jnp.exp(1j * jnp.linspace(0.1, 3, 4))
+  x = jnp.zeros((1, 20_000, 4))
+  state = jnp.ones((1, 4))
+  for form in FORMS:
+    _, last = ops.diagonal_recurrence(a, x, initial_state=state, implementation=form)
+    np.testing.assert_allclose(np.abs(last), 1, atol=2e-3)
+
+
+def test_one_factor_for_all_tokens_is_the_same_factor_at_each():
+  a, x, _, _ = case("complex", 40, False)
+  each = jnp.broadcast_to(a[0, 0], x.shape)
+  got = ops.diagonal_recurrence(jnp.asarray(a[0, 0]), jnp.asarray(x))
+  testing.assert_close(got, ops.diagonal_recurrence(each, jnp.asarray(x)))
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(st.integers(1, 40), st.integers(0, 40), st.sampled_from(FORMS))
+def test_any_split_gives_the_whole(T, cut, form):
+  cut = min(cut, T - 1)
+  a, x, state, _ = case("real", T, False, seed=T)
+  a, x, state = (jnp.asarray(y, jnp.float32) for y in (a, x, state))
+  run = lambda *args, h: ops.diagonal_recurrence(
+    *args, initial_state=h, implementation=form
+  )
+  whole, last = run(a, x, h=state)
+  if cut:
+    head, state = run(a[:, :cut], x[:, :cut], h=state)
+    testing.assert_close(head, whole[:, :cut])
+  tail, end = run(a[:, cut:], x[:, cut:], h=state)
+  testing.assert_close((tail, end), (whole[:, cut:], last))
+
+
+def test_wrong_shapes_are_named():
+  with pytest.raises(ValueError, match="diagonal_recurrence needs a .* got shape"):
+    ops.diagonal_recurrence(jnp.ones((2, 5, 3)), jnp.ones((2, 6, 3)))
+  with pytest.raises(ValueError, match="'auto' or one of"):
+    ops.diagonal_recurrence(jnp.ones(3), jnp.ones((2, 6, 3)), implementation="fast")
