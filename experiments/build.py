@@ -128,7 +128,7 @@ def build(c: ml_collections.ConfigDict, devices=None) -> Experiment:
       raise ValueError(f"{field} must be at least 1; got {c[field]}")
   if c.eval_batches < 0 or c.max_skipped < 1 or not 0 <= c.ema_decay < 1:
     raise ValueError(
-      "eval_batches must be at least 0, max_skipped at least 1 and ema_decay in [0, 1); "
+      "eval_batches must be at least 0, max_skipped at least 1, ema_decay in [0, 1); "
       f"got {c.eval_batches}, {c.max_skipped} and {c.ema_decay}"
     )
   mesh = parallel.make_mesh(parallel.MeshConfig(**c.mesh), devices)

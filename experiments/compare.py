@@ -1,6 +1,6 @@
 r"""Draws the held-out curves of several runs beside one another.
 
-  python -m experiments.compare --picture=compare.png runs/gla runs/s5 runs/attention
+python -m experiments.compare --picture=compare.png runs/gla runs/s5 runs/attention
 """
 
 import json
@@ -26,7 +26,9 @@ def main(argv: list[str]) -> None:
   curves = [(name(run), held_out(run)) for run in runs]
   curves.sort(key=lambda curve: curve[1][-1][1])
   for (label, points), style in zip(curves, ["-", "--", "-.", ":"] * len(curves)):
-    axis.plot(*zip(*points), style, marker="o", ms=3, label=f"{points[-1][1]:.3f}  {label}")
+    axis.plot(
+      *zip(*points), style, marker="o", ms=3, label=f"{points[-1][1]:.3f}  {label}"
+    )
   axis.set(xlabel="step", ylabel=quantity(runs[0]), title="held-out data")
   axis.legend(frameon=False, fontsize=8)
   axis.spines[["top", "right"]].set_visible(False)

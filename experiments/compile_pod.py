@@ -3,8 +3,8 @@ r"""Compiles a train step for a TPU pod that is not here, and reads off what it 
   python -m experiments.compile_pod --config=experiments/configs/lm_1p3b.py \
     --topology=v5e:16x16 --config.batch_size=256
 
-Needs libtpu (the `tpu` or `test` extra), which compiles on any Linux host. Nothing runs:
-memory is what the compiler allots on each chip; collectives are counted in its
+Needs libtpu (the `tpu` or `test` extra), which compiles on any Linux host. Nothing
+runs: memory is what the compiler allots on each chip; collectives are counted in its
 program.
 """
 

@@ -1,6 +1,6 @@
 r"""Writes the README's table of mixers from the registry.
 
-  python -m experiments.readme_table
+python -m experiments.readme_table
 """
 
 import pathlib

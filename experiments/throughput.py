@@ -93,9 +93,8 @@ def report(experiment, seconds: list[float]) -> None:
   print(f"mixer              {c.mixer}")
   print(f"parameters         {size / 1e6:.1f} M in {experiment.model.config.dtype}")
   print(f"batch              {c.batch_size} x {c.sequence_length} tokens")
-  print(
-    f"step time          {median * 1e3:.1f} ms (10% to 90%: {low * 1e3:.1f} to {high * 1e3:.1f})"
-  )
+  spread = f"{low * 1e3:.1f} to {high * 1e3:.1f}"
+  print(f"step time          {median * 1e3:.1f} ms (10% to 90%: {spread})")
   print(f"tokens a second    {tokens / median:,.0f}")
   peak = next((p for name, p in PEAK.items() if kind.startswith(name)), None)
   if peak is not None:

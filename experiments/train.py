@@ -63,15 +63,16 @@ def train(experiment, checkpoints, workdir, stop) -> None:
   )
   with metrics:
     size = sum(x.size for x in jax.tree.leaves(state.params))
-    metrics.say(
-      f"{c.mixer}: {size:,} parameters, {jax.device_count()} x {jax.devices()[0].device_kind}"
-    )
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    metrics.say(f"{c.mixer}: {size:,} parameters, {devices}")
     if start:
       metrics.say(f"resumed after step {start} of {workdir}")
     for n in range(start + 1, c.total_steps + 1):
       batch = parallel.global_batch(experiment.mesh, next(batches))
       state, measured = step(state, batch)
-      last = n == c.total_steps or stop.requested
+      # Several processes must stop after the same step, and asking takes time.
+      asked = (n % c.log_every == 0 or jax.process_count() == 1) and stop.agreed()
+      last = n == c.total_steps or asked
       if n % c.log_every == 0 or last:
         metrics.train(n, measured)
         training.check_finite(measured, c.max_skipped)
@@ -79,7 +80,7 @@ def train(experiment, checkpoints, workdir, stop) -> None:
         metrics.evaluation(n, held_out(experiment, evaluate, state, rows))
       if n % c.checkpoint_every == 0 or last:
         checkpoints.save(n, state, batches.get_state())
-      if stop.requested:
+      if asked:
         metrics.say(f"stopped after step {n}; the same command goes on from there")
         return
     compare(experiment, metrics)

@@ -1,4 +1,4 @@
-"""Imports point down: kernels <- ops <- modules <- models <- training <- experiments."""
+"""Imports point down: kernels <- ops <- modules <- models <- experiments."""
 
 import ast
 import pathlib

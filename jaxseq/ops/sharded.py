@@ -1,7 +1,7 @@
 """The one place that spreads kernels over devices.
 
-The compiler cannot partition a Pallas kernel. So each call is wrapped in `shard_map` over
-the axes along which the kernel's rows are independent: batch and heads.
+The compiler cannot partition a Pallas kernel. So each call is wrapped in `shard_map`
+over the axes along which the kernel's rows are independent: batch and heads.
 """
 
 import math
@@ -22,8 +22,9 @@ def over_batch_and_heads(
 ):
   """Calls `run(*args)` on each device's part of batch and heads.
 
-  Without a mesh in context, or with one that has none of these axes, it is a plain call.
-  An axis that the mesh does not divide in every array is left whole on each device.
+  Without a mesh in context, or with one that has none of these axes, it is a plain
+  call. An axis that the mesh does not divide in every array is left whole on each
+  device.
 
   Args:
     run: The kernel.

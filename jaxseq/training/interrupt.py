@@ -2,6 +2,10 @@
 
 import signal
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 __all__ = ["GracefulStop"]
 
 
@@ -23,6 +27,13 @@ class GracefulStop:
 
   def __exit__(self, *exception):
     self._restore()
+
+  def agreed(self) -> bool:
+    """Whether any process was asked to stop. All processes must call it together."""
+    if jax.process_count() == 1:
+      return self.requested
+    asked = multihost_utils.process_allgather(np.asarray(self.requested))
+    return bool(np.any(asked))
 
   def _note(self, number, frame):
     self.requested = True

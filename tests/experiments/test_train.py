@@ -141,8 +141,8 @@ def test_a_run_killed_at_any_moment_ends_like_one_that_was_not(whole, text, tmp_
   points = random.Random(time.time()).sample(range(2, 22, 2), 2)
   moments = [lambda p=p: logged(tmp_path) >= p for p in sorted(points)]
   moments.insert(1, lambda: saving(tmp_path))
-  for moment in moments:
-    killed(tiny(tmp_path, text), moment, signal.SIGKILL)
+  codes = [killed(tiny(tmp_path, text), m, signal.SIGKILL)[0] for m in moments]
+  assert -signal.SIGKILL in codes, codes
   done = run("train", *tiny(tmp_path, text))
   assert done.returncode == 0, f"killed at {points}: {done.stderr}"
   assert_ends_like(tmp_path, whole[0])

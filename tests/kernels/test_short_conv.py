@@ -1,6 +1,6 @@
 """The kernels without their hardware: interpreted, lowered, and compiled for TPUs.
 
-On a GPU the same file runs them there: the tests marked `needs_gpu` are skipped elsewhere.
+On a GPU the same file runs them there: JAX_PLATFORMS=cuda,cpu python -m pytest.
 """
 
 import functools
@@ -160,5 +160,8 @@ def test_on_a_gpu_the_kernel_is_the_definition(taps, dtype):
         jnp.sin(run(*args, implementation=form)[0].astype(jnp.float32))
       )
     )
-    grad = lambda form: jax.grad(loss(form), argnums=(0, 1, 2))(x, weight, bias)
-    testing.assert_close(grad("pallas_gpu"), grad("recurrent"))
+    got, want = (
+      jax.grad(loss(form), argnums=(0, 1, 2))(x, weight, bias)
+      for form in ("pallas_gpu", "recurrent")
+    )
+    testing.assert_close(got, want)

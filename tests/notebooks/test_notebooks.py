@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, is short, and is committed with its pictures."""
+"""Every notebook runs, is short, and is committed with its pictures."""
 
 import os
 import pathlib

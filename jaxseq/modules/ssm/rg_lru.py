@@ -5,8 +5,8 @@
     h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t * x_t)                         (eq. 1 to 4)
     block: W_out (gelu(W_y u) * RG-LRU(conv(W_x u)))                        (sec. 2.3)
 
-The first token of a document enters without the factor sqrt(1 - a^2), as in the authors'
-code: there is no state that it would have to be balanced with.
+The first token of a document enters without the factor sqrt(1 - a^2), as in the
+authors' code: there is no state that it would have to be balanced with.
 """
 
 from typing import NamedTuple

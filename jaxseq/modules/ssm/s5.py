@@ -4,8 +4,8 @@
     output = GELU(y) * sigmoid(GELU(y) W + b)
 
 One diagonal system with many inputs and outputs (sec. 3). Lambda begins with the
-eigenvalues of the normal part of HiPPO-LegS, in blocks (sec. 3.2, appendix B.1); one state
-of each conjugate pair is kept. The gate is the authors' activation of an S5 layer
+eigenvalues of the normal part of HiPPO-LegS, in blocks (sec. 3.2, appendix B.1); one
+state of each conjugate pair is kept. The gate is the authors' activation of an S5 layer
 (appendix G.1, "half_glu1" in their code). Re Lambda is kept below -1e-4 (their
 "clip_eigs"), so that the recurrence never grows.
 """

@@ -5,8 +5,8 @@
     h_t = sigmoid(o) tanh(c_t)
 
 R is block-diagonal, a block a head (FlashRNN, Poeppel et al. 2024, arXiv:2412.07752,
-sec. 3); one head is the classical network. W x_t + b needs no recurrence and is computed
-for all tokens outside.
+sec. 3); one head is the classical network. W x_t + b needs no recurrence and is
+computed for all tokens outside.
 """
 
 from typing import NamedTuple

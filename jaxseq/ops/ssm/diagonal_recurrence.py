@@ -3,8 +3,8 @@
     h_t = a_t h_{t-1} + x_t                  elementwise; state [N]
 
 `a` is the factor itself, not its logarithm: real of either sign, zero, or complex. The
-maps h -> a h + x compose to maps of the same kind, so that a tree can sum them (Blelloch
-1990, CMU-CS-90-190, sec. 1.4; Martin & Cundy 2018, arXiv:1709.04057).
+maps h -> a h + x compose to maps of the same kind, so that a tree can sum them
+(Blelloch 1990, CMU-CS-90-190, sec. 1.4; Martin & Cundy 2018, arXiv:1709.04057).
 """
 
 import jax

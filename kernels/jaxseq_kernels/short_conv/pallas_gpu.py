@@ -1,9 +1,9 @@
 """GPU forward for Hopper, by Mosaic GPU. Grid [B T / TB, D / DB].
 
-A program copies a tile of inputs, with the rows before it, to shared memory by the tensor
-memory accelerator; its threads, two channels each, then walk over time with the last
-W - 1 inputs in registers; the outputs leave the same way. Each input is read once, but for
-the rows between two tiles, and each output written once.
+A program copies a tile of inputs, with the rows before it, to shared memory by the
+tensor memory accelerator; its threads, two channels each, then walk over time with the
+last W - 1 inputs in registers; the outputs leave the same way. Each input is read once,
+but for the rows between two tiles, and each output written once.
 """
 
 import jax

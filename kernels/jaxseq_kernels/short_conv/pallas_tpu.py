@@ -1,8 +1,8 @@
 """TPU forward. Grid [B, D / DB, T / TB], time innermost.
 
-A block of inputs is put behind the last rows of the block before it, which stay in VMEM;
-the taps are then slices of that buffer. Each input is read once and each output written
-once.
+A block of inputs is put behind the last rows of the block before it, which stay in
+VMEM; the taps are then slices of that buffer. Each input is read once and each output
+written once.
 """
 
 import jax

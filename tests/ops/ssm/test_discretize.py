@@ -29,8 +29,8 @@ def test_a_tiny_step_loses_no_digits():
 
 
 def test_legs_projects_onto_legendre_polynomials():
-  # The state of dc/dt = (A c + B f) / t is f's projection onto [0, t]; for a constant it
-  # is the constant's, which has the first coefficient alone: A e_0 + B = 0.
+  # The state of dc/dt = (A c + B f) / t is f's projection onto [0, t]. A constant has
+  # the first coefficient alone, at rest: A e_0 + B = 0.
   A = hippo.legs(6)
   B = np.sqrt(2 * np.arange(6) + 1)
   np.testing.assert_allclose(A[:, 0] + B, np.zeros(6), atol=1e-12)
