@@ -49,7 +49,7 @@ class LSTM(Mixer):
       param_dtype=self.param_dtype,
       name="gates",
     )(x)
-    orthogonal = nn.with_logical_partitioning(_orthogonal, ("heads", None, None, None))
+    orthogonal = nn.with_logical_partitioning(_orthogonal, (None, None, "heads", None))
     R = self.param("recurrent", orthogonal, (H, 4, K, K), self.param_dtype)
     h, state = ops.lstm(
       gates.reshape(B, T, H, 4, K),
