@@ -3,7 +3,8 @@ r"""Handwritten digits of scikit-learn as sequences of 64 pixels, to classify.
   python -m experiments.train --config=experiments/configs/digits.py \
     --config.mixer=s5 --workdir=runs/digits_s5
 
-A minute or two on a CPU. --config.data.permuted=True shuffles the pixels.
+A minute or two on a CPU. --config.data.permuted=True shuffles the pixels. The images
+come with scikit-learn, which must be installed.
 """
 
 import ml_collections

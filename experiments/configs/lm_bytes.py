@@ -11,7 +11,7 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-  c = ml_collections.ConfigDict(dict(seed=0, total_steps=400))
+  c = ml_collections.ConfigDict(dict(seed=0, total_steps=320))
   c.task = "language_model"
   c.mixer = "gated_delta_net,gated_delta_net,attention,gated_delta_net"
   c.batch_size = 16  # Sequences over all devices; data x fsdp must divide it.
@@ -27,8 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.ema_decay = 0.0  # 0 keeps no average of the parameters.
   c.mesh = dict(data=-1, fsdp=1, sequence=1, tensor=1)  # -1: the devices left.
   c.log_every = 10
-  c.eval_every = 100
+  c.eval_every = 80
   c.eval_batches = 16  # Held-out batches looked at; 0 is all of them.
-  c.checkpoint_every = 100
+  c.checkpoint_every = 80
   c.max_skipped = 10  # Non-finite steps in a row that end the run.
   return c

@@ -22,7 +22,7 @@ from jaxseq.modules.mixer import Mixer
 __all__ = ["RGLRU", "RGLRUState"]
 
 CONV_SIZE = 4  # Taps W of the short convolution.
-LEAST = 2.5e-7  # Of 1 - a^2: bounds the derivative of its root by 1000.
+STEEPEST = 1000.0  # Bound on the derivative of sqrt(1 - a^2) by 1 - a^2.
 
 
 class RGLRUState(NamedTuple):
@@ -98,7 +98,7 @@ class RGLRU(Mixer):
     recurrence_gate = nn.sigmoid(self._blocks(x, "recurrence_gate"))
     rates = self._param("rates", _rate_init, (self.num_channels,))
     log_a = -8.0 * recurrence_gate * nn.softplus(rates)
-    factor = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), LEAST))
+    factor = _bounded_sqrt(-jnp.expm1(2 * log_a))
     length = state.started.astype(jnp.int32)
     first = ops.segments.positions(segment_ids, length, x.shape[:2]) == 0
     factor = jnp.where(first[..., None], 1, factor)
@@ -131,6 +131,19 @@ class RGLRU(Mixer):
     h = jnp.zeros((batch_size, self.num_channels))
     conv = jnp.zeros((batch_size, CONV_SIZE - 1, self.num_channels))
     return RGLRUState(h, conv, jnp.zeros(batch_size, bool))
+
+
+@jax.custom_jvp
+def _bounded_sqrt(x):
+  """The root, whose derivative is held at `STEEPEST` near 0, where a is 1."""
+  return jnp.sqrt(x)
+
+
+@_bounded_sqrt.defjvp
+def _bounded_sqrt_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  root = jnp.sqrt(x)
+  return root, dx / (2 * jnp.maximum(root, 0.5 / STEEPEST))
 
 
 def _rate_init(key, shape, dtype):

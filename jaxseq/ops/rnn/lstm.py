@@ -56,7 +56,11 @@ def lstm(
   if gates.ndim != 5 or gates.shape[3] != 4:
     raise ValueError(f"lstm needs gates [B, T, H, 4, K]; got shape {gates.shape}")
   sizes = checks.check_shapes(
-    "lstm", gates=(gates[..., 0, :], "B T H K"), h=(h, "B H K"), c=(c, "B H K")
+    "lstm",
+    gates=(gates[..., 0, :], "B T H K"),
+    h=(h, "B H K"),
+    c=(c, "B H K"),
+    segment_ids=(segment_ids, "B T"),
   )
   H, K = sizes["H"], sizes["K"]
   if recurrent_weights.shape != (H, 4, K, K):

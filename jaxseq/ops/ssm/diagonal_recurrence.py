@@ -39,35 +39,38 @@ def diagonal_recurrence(
     implementation: A key of `IMPLEMENTATIONS`, or "auto".
 
   Returns:
-    Every state, in the dtype of `x` (complex if `a` is), and the last one in at least
-    float32 or complex64.
+    Every state, in the dtype of `x` (complex if `a` or the initial state is), and the
+    last one in at least float32 or complex64.
 
   Raises:
     ValueError: If shapes do not fit or `implementation` is unknown.
     NotImplementedError: If the implementation named cannot take this call.
   """
-  sizes = checks.check_shapes(
+  checks.check_shapes(
     "diagonal_recurrence",
     x=(x, "B T N"),
     a=(a, "N" if a.ndim == 1 else "B T N"),
     initial_state=(initial_state, "B N"),
     segment_ids=(segment_ids, "B T"),
   )
-  kind = jnp.promote_types(jnp.result_type(a, x), jnp.float32)
-  state = jnp.zeros(x[:, 0].shape) if initial_state is None else initial_state
+  B, T, N = x.shape
+  state = jnp.zeros((B, N), x.dtype) if initial_state is None else initial_state
+  kind = jnp.promote_types(jnp.result_type(a, x, state), jnp.float32)
   a, y, state = a.astype(kind), x.astype(kind), state.astype(kind)
+  if a.ndim == 1:
+    a = jnp.broadcast_to(a, (1, T, N))  # One row; the forms broadcast it over B.
   if segment_ids is not None:
     parsed = segments.parse(segment_ids)
     real, start = parsed.valid[..., None], parsed.starts[..., None]
     a = jnp.where(real, jnp.where(start, 0, a), 1)
     y = jnp.where(real, y, 0)
   run = dispatch.select(
-    "diagonal_recurrence", IMPLEMENTATIONS, implementation, sizes["T"], a, y, state
+    "diagonal_recurrence", IMPLEMENTATIONS, implementation, T, a, y, state
   )
   h, last = run(a, y, state)
   if segment_ids is not None:
     h = jnp.where(real, h, 0)
-  return h.astype(jnp.result_type(a, x) if jnp.iscomplexobj(a) else x.dtype), last
+  return h.astype(kind if jnp.iscomplexobj(h) else x.dtype), last
 
 
 def recurrent(a, x, state):
@@ -78,7 +81,6 @@ def recurrent(a, x, state):
     h = a * h + x
     return h, h
 
-  a = jnp.broadcast_to(a, x.shape)
   last, h = jax.lax.scan(step, state, (a.swapaxes(0, 1), x.swapaxes(0, 1)))
   return h.swapaxes(0, 1), last
 
@@ -90,7 +92,6 @@ def associative(a, x, state):
     (a, x), (b, y) = first, then
     return a * b, b * x + y
 
-  a = jnp.broadcast_to(a, x.shape)
   kept, h = jax.lax.associative_scan(compose, (a, x), axis=1)
   h = h + kept * state[:, None]
   return h, h[:, -1]
@@ -104,7 +105,7 @@ def chunked(a, x, state):
   T = x.shape[1]
   size = min(CHUNK_SIZE, T)
   # The last block is padded with a = 1 and x = 0, which keep the state.
-  a = blocks.split(jnp.broadcast_to(a, x.shape), size, fill=1)
+  a = blocks.split(a, size, fill=1)
 
   @jax.checkpoint
   def step(state, block):
@@ -115,8 +116,13 @@ def chunked(a, x, state):
   return blocks.join(h, T), last
 
 
+def _on_cpu(a, x, state):
+  """A CPU has no width to gain from a tree, which does twice the work of the loop."""
+  return dispatch.platform() == "cpu"
+
+
 IMPLEMENTATIONS = {
-  "chunked": Form(chunked),
-  "associative": Form(associative),
+  "chunked": Form(chunked, slow=_on_cpu),
+  "associative": Form(associative, slow=_on_cpu),
   "recurrent": Form(recurrent),
 }
