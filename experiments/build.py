@@ -100,7 +100,13 @@ def model_config(c: ml_collections.ConfigDict, platform: str) -> models.Backbone
 def make_model(c: ml_collections.ConfigDict, source, platform: str) -> nn.Module:
   """The model for the task, over the ids or numbers of the source."""
   config = model_config(c, platform)
-  if c.task == "language_model":
+  language = c.task == "language_model"
+  if c.task in TASKS and language != (source.num_outputs is None):
+    kind = "tokens to predict" if language else "a class or number to predict"
+    raise ValueError(
+      f"task {c.task!r} needs data with {kind}; {c.data.name!r} has none"
+    )
+  if language:
     tie = c.model.get("tie_embeddings", True)
     return models.LanguageModel(config, source.vocab_size, tie_embeddings=tie)
   if c.task == "classification":
@@ -144,12 +150,13 @@ def build(c: ml_collections.ConfigDict, devices=None) -> Experiment:
       f"{mesh.shape['sequence']}; got {c.sequence_length}"
     )
   source = data.make(**c.data)
-  source.train(c.batch_size, c.sequence_length, c.seed)  # Refuses sizes, reads nothing.
+  batch = next(source.train(c.batch_size, c.sequence_length, c.seed))
   model = make_model(c, source, mesh.devices.flat[0].platform)
   optimizer = training.OptimizerConfig(total_steps=c.total_steps, **c.optimizer)
   boxed = jax.eval_shape(lambda key: _init(model, source, key), jax.random.key(0))
   experiment = Experiment(c, source, model, optimizer, mesh, None)
   shapes = jax.eval_shape(experiment.init, jax.random.key(0))
+  jax.eval_shape(experiment.loss, shapes.params, batch, shapes.key)  # They must fit.
   places = _state_places(mesh, boxed, shapes)
   shapes = jax.tree.map(
     lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import glob
 import os
 import runpy
 import sys
@@ -11,7 +12,15 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-__all__ = ["CONFIG", "MULTIHOST", "WORKDIR", "UsageError", "run", "usage_errors"]
+__all__ = [
+  "CONFIG",
+  "MULTIHOST",
+  "NO_TPU",
+  "WORKDIR",
+  "UsageError",
+  "run",
+  "usage_errors",
+]
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", help_string="Config file; --config.FIELD=VALUE changes a field."
@@ -24,6 +33,19 @@ MULTIHOST = flags.DEFINE_bool(
   False,
   "Call jax.distributed.initialize() first: one process a host, under SLURM or on a "
   "TPU pod or GKE, where JAX finds the other hosts by itself.",
+)
+
+
+# libtpu as a compiler alone: it must not look for chips, nor for the cloud's metadata,
+# nor report at length that it found neither.
+NO_TPU = dict(
+  TPU_SKIP_MDS_QUERY="1",
+  TPU_ACCELERATOR_TYPE="v5litepod-4",
+  TPU_WORKER_HOSTNAMES="localhost",
+  TPU_WORKER_ID="0",
+  ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+  TPU_MIN_LOG_LEVEL="3",
+  TPU_STDERR_LOG_LEVEL="3",
 )
 
 
@@ -47,6 +69,8 @@ def run(main: Callable[[], int | None]) -> None:
   with 2.
   """
   logging.set_verbosity(logging.WARNING)
+  if not glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*"):
+    os.environ.update(NO_TPU)
   try:
     _parse(sys.argv)
     if MULTIHOST.value:

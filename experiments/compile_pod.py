@@ -30,18 +30,6 @@ COLLECTIVES += ("collective-permute",)
 
 GIB = 2**30
 
-# libtpu as a compiler alone: it must not look for chips, or for the cloud's metadata.
-COMPILER_ONLY = dict(
-  JAX_PLATFORMS="cpu",
-  TPU_SKIP_MDS_QUERY="1",
-  TPU_ACCELERATOR_TYPE="v5litepod-4",
-  TPU_WORKER_HOSTNAMES="localhost",
-  TPU_WORKER_ID="0",
-  ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-  TPU_MIN_LOG_LEVEL="3",
-  TPU_STDERR_LOG_LEVEL="3",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -67,7 +55,7 @@ class Report:
 def main() -> None:
   if cli.CONFIG.value is None:
     raise cli.UsageError("compile_pod needs --config=FILE")
-  os.environ.update(COMPILER_ONLY)
+  os.environ.update(cli.NO_TPU)
   jax.config.update("jax_platforms", "cpu")
   with cli.usage_errors():
     report = compile_step(cli.CONFIG.value, TOPOLOGY.value)

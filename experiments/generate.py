@@ -5,6 +5,7 @@ python -m experiments.generate --workdir=runs/gla --prompt="def main("
 
 import json
 import pathlib
+import sys
 
 import flax.linen as nn
 import jax
@@ -40,7 +41,7 @@ def main() -> int:
     try:
       restored = checkpoints.restore(experiment.state_shapes)
     except training.DamagedError as error:
-      print(f"error: {error}")
+      print(f"error: {error}", file=sys.stderr)
       return 1
     if restored is None:
       raise cli.UsageError(f"the run in {workdir} has no checkpoint yet")

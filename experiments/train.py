@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import pathlib
+import sys
 
 import flax.linen as nn
 import jax
@@ -35,7 +36,7 @@ def main() -> int:
     try:
       train(experiment, checkpoints, workdir, stop)
     except (training.DamagedError, training.NonFiniteError) as error:
-      print(f"error: {error}")
+      print(f"error: {error}", file=sys.stderr)
       return 1
     finally:
       checkpoints.close()

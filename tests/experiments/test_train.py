@@ -186,6 +186,7 @@ def test_a_finished_run_generates(whole):
     ({"batch_size": 3, "accumulate_steps": 2}, "batch_size must be a multiple"),
     ({"mesh.data": 3}, "does not fit 1 devices"),
     ({"optimizer.name": "sgd"}, "optimizer needs name"),
+    ({"model.max_length": 16}, "max_length of at least the 32 tokens"),
   ],
 )
 def test_a_wrong_field_is_one_line_and_exit_code_2(changes, words, text, tmp_path):
