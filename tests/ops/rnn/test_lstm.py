@@ -1,9 +1,13 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxseq import ops, testing
+
+ORACLES = pathlib.Path(__file__).parents[2] / "oracles"
 
 
 def case(T=9, H=2, K=3):
@@ -30,6 +34,32 @@ def test_it_is_the_equations_in_float64():
   np.testing.assert_allclose(last.c, c, atol=2e-6)
 
 
+def test_its_heads_are_those_of_flashrnn_with_their_gradients():
+  oracle = np.load(ORACLES / "flashrnn_lstm.npz")
+  state = ops.LSTMState(*(jnp.asarray(oracle["s0"][0, :, i]) for i in (0, 1)))
+
+  def states(Wx, R, b):
+    gates = (Wx + b).transpose(1, 0, 3, 2, 4)  # From [T, B, 4, H, K].
+    weights = R.transpose(0, 2, 3, 1)  # From [H, K, 4, K], the old h first.
+
+    def step(state, token):
+      _, state = ops.lstm(token[:, None], weights, initial_state=state)
+      return state, jnp.stack(state, axis=1)
+
+    each = jax.lax.scan(step, state, gates.swapaxes(0, 1))[1]
+    h, last = ops.lstm(gates, weights, initial_state=state)
+    return each.at[:, :, 0].set(h.swapaxes(0, 1)), last
+
+  args = [jnp.asarray(oracle[name]) for name in ("Wx", "R", "b")]
+  got, last = states(*args)
+  np.testing.assert_allclose(got, oracle["states"], atol=1e-6)
+  np.testing.assert_allclose(jnp.stack(last, axis=1), got[-1], atol=1e-6)
+  loss = lambda *args: jnp.sum(states(*args)[0] * oracle["cot_states"])
+  grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*args)
+  for name, grad in zip(("Wx", "R", "b"), grads):
+    np.testing.assert_allclose(grad, oracle[f"grad_{name}"], atol=1e-5)
+
+
 def test_gates_far_from_zero_saturate_and_stay_finite():
   gates, R, _ = case()
   gates = 200 * jnp.sign(gates)
@@ -48,6 +78,12 @@ def test_documents_begin_from_an_empty_state():
   second, end = ops.lstm(gates[:1, 3:7], R)
   testing.assert_close(h[:1, 3:7], second)
   testing.assert_close(jax.tree.map(lambda s: s[:1], last), end)
+
+
+def test_segment_ids_of_another_shape_are_named():
+  gates, R, _ = case()
+  with pytest.raises(ValueError, match="lstm needs segment_ids .* B = 2"):
+    ops.lstm(gates, R, segment_ids=jnp.ones((1, 9), int))
 
 
 @pytest.mark.parametrize(

@@ -105,10 +105,43 @@ def test_a_factor_of_modulus_one_keeps_its_length_over_many_tokens():
 
 
 def test_one_factor_for_all_tokens_is_the_same_factor_at_each():
-  a, x, _, _ = case("complex", 40, False)
-  each = jnp.broadcast_to(a[0, 0], x.shape)
-  got = ops.diagonal_recurrence(jnp.asarray(a[0, 0]), jnp.asarray(x))
-  testing.assert_close(got, ops.diagonal_recurrence(each, jnp.asarray(x)))
+  a, x, state, packed = case("complex", 40, True)
+  for form in module.IMPLEMENTATIONS:
+    for ids in (None, jnp.asarray(packed)):
+      run = lambda a, ids=ids, form=form: ops.diagonal_recurrence(
+        a,
+        jnp.asarray(x),
+        initial_state=jnp.asarray(state),
+        segment_ids=ids,
+        implementation=form,
+      )
+      one = jnp.asarray(a[0, 0])
+      testing.assert_close(run(one), run(jnp.broadcast_to(one, x.shape)))
+
+
+def test_a_complex_state_stays_complex_where_all_else_is_real():
+  a, x, state, _ = case("real", 9, False)
+  state = state * np.exp(1j)
+  want = loop(a.astype(complex), x, state, None)
+  for form in module.IMPLEMENTATIONS:
+    got = ops.diagonal_recurrence(
+      jnp.asarray(a, jnp.float32),
+      jnp.asarray(x, jnp.float32),
+      initial_state=jnp.asarray(state),
+      implementation=form,
+    )
+    assert max(map(error, got, want)) < BUDGET, form
+
+
+def test_bfloat16_inputs_are_summed_in_float32():
+  a, x, _, _ = case("real", 67, False)
+  a, x = (jnp.asarray(y, jnp.bfloat16) for y in (a, x))
+  wide = (np.asarray(y, np.float64) for y in (a, x))
+  want, end = loop(*wide, np.zeros((2, 5)), None)
+  h, last = ops.diagonal_recurrence(a, x)
+  assert (h.dtype, last.dtype) == (jnp.bfloat16, jnp.float32)
+  assert error(last, end) < BUDGET
+  assert error(h.astype(jnp.float32), want) < 2**-8  # One rounding.
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)

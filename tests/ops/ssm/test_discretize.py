@@ -22,10 +22,15 @@ def test_it_is_scipys_cont2discrete(rule, method):
     np.testing.assert_allclose(Bd[0, 0] + 1j * Bd[1, 0], b[i], rtol=1e-10)
 
 
-def test_a_tiny_step_loses_no_digits():
+@pytest.mark.parametrize("dt", [1e-7, 1e-5, 1e-3])
+def test_a_tiny_step_loses_no_digits(dt):
+  eigenvalues = np.array([-1e-3, -1e-4 + 300j, -0.5 + 50j, 1e-6j], np.complex64)
   with jax.enable_x64(False):
-    _, b = discretize.zero_order_hold(np.float32([-1e-3]), np.float32([1e-5]))
-  np.testing.assert_allclose(b, [1e-5 * (1 - 0.5e-8)], rtol=1e-6)
+    _, b = discretize.zero_order_hold(eigenvalues, np.full(4, dt, np.float32))
+  with jax.enable_x64():
+    wide = eigenvalues.astype(complex)
+    _, want = discretize.zero_order_hold(wide, np.full(4, np.float32(dt), float))
+  np.testing.assert_allclose(b, want, rtol=1e-6)
 
 
 def test_legs_projects_onto_legendre_polynomials():
