@@ -13,7 +13,7 @@ from jaxseq.modules.mixer import Entry, Mixer
 
 __all__ = ["FAMILIES", "MIXERS", "entry", "mixer"]
 
-FAMILIES = ("softmax", "linear", "delta", "ssm", "rnn")
+FAMILIES = ("softmax", "lowrank", "linear", "delta", "ssm", "rnn", "grid")
 
 
 MIXERS: dict[str, Entry] = {

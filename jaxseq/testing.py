@@ -17,7 +17,15 @@ from jax.typing import DTypeLike
 
 from jaxseq.modules.mixer import Mixer
 
-__all__ = ["CHECKS", "assert_close", "check_mixer", "example", "tolerance"]
+__all__ = [
+  "CHECKS",
+  "OF_DOCUMENTS",
+  "OF_STATES",
+  "assert_close",
+  "check_mixer",
+  "example",
+  "tolerance",
+]
 
 LENGTH = 21  # Tokens: odd, and a multiple of no chunk.
 
@@ -279,6 +287,28 @@ CHECKS = {
     parameters_are_float32_and_name_their_axes,
   )
 }
+
+
+# Checks of what a mixer without a state, or one that cannot pack, does not promise.
+OF_STATES = frozenset(
+  check.__name__
+  for check in (
+    a_split_sequence_gives_what_the_whole_gives,
+    decoding_token_by_token_gives_what_the_whole_gives,
+    no_state_is_the_initial_state,
+    the_state_keeps_its_shapes,
+    padding_before_and_after_leaves_the_state,
+    gradients_pass_through_a_split,
+  )
+)
+OF_DOCUMENTS = frozenset(
+  check.__name__
+  for check in (
+    packed_documents_are_separate_documents,
+    padding_is_ignored_whatever_it_holds,
+    padding_before_and_after_leaves_the_state,
+  )
+)
 
 
 def check_mixer(mixer: Mixer):

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq import layers, ops
+from jaxseq import layers, ops, registry
 from jaxseq.models.backbone import Backbone, BackboneConfig
 from jaxseq.typing import State
 
@@ -18,11 +18,22 @@ class LanguageModel(nn.Module):
     config: The stack.
     vocab_size: Number W of token ids.
     tie_embeddings: Whether the output matrix is the transposed embedding.
+
+  Raises:
+    ValueError: If a mixer of the stack is not causal.
   """
 
   config: BackboneConfig
   vocab_size: int
   tie_embeddings: bool = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    for name in self.config.pattern:
+      if not registry.entry(name).causal:
+        raise ValueError(
+          f"a language model needs causal mixers; {name} sees the tokens that come"
+        )
 
   def setup(self):
     normal = nn.initializers.normal(0.02)

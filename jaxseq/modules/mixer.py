@@ -5,7 +5,8 @@
     y, state = mixer.apply(params, x, segment_ids=segment_ids)   # packed documents
     state = mixer.initial_state(batch_size)
 
-One call trains, prefills, streams and decodes: T = 1 is a decode step.
+One call trains, prefills, streams and decodes: T = 1 is a decode step. A mixer that
+has no state, because it is not causal or cannot stream, returns None and refuses one.
 """
 
 import dataclasses
@@ -57,8 +58,12 @@ class Mixer(nn.Module):
     raise NotImplementedError
 
   def initial_state(self, batch_size: int) -> State:
-    """The empty state: a pytree of arrays whose shapes never change."""
-    raise NotImplementedError
+    """The empty state: a pytree of arrays whose shapes never change.
+
+    Raises:
+      ValueError: If the mixer has none.
+    """
+    raise ValueError(f"{type(self).__name__} has no state: it cannot stream or decode")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,13 +20,49 @@ def mixer(name, **attributes):
   return registry.mixer(name)(features=32, dtype=jnp.float32, **attributes)
 
 
-@pytest.mark.parametrize("check", testing.CHECKS)
-@pytest.mark.parametrize("name", NAMES)
-def test_contract(name, check):
+def promises(name, what):
   entry = registry.entry(name)
-  if check == "outputs_do_not_depend_on_later_inputs" and not entry.causal:
-    pytest.skip("not causal")
+  return {
+    "causality": entry.causal,
+    "states": entry.state != "none",
+    "documents": entry.packing,
+  }[what]
+
+
+def checks(name):
+  """Those of the contract's checks that hold for a mixer of these properties."""
+  left_out = set()
+  if not promises(name, "causality"):
+    left_out.add("outputs_do_not_depend_on_later_inputs")
+  if not promises(name, "states"):
+    left_out |= testing.OF_STATES
+  if not promises(name, "documents"):
+    left_out |= testing.OF_DOCUMENTS
+  return [check for check in testing.CHECKS if check not in left_out]
+
+
+@pytest.mark.parametrize(
+  "name, check", [(name, check) for name in NAMES for check in checks(name)]
+)
+def test_contract(name, check):
   testing.CHECKS[check](mixer(name))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not promises(n, "states")])
+def test_a_mixer_without_a_state_returns_none_and_refuses_one(name):
+  params, x = testing.example(mixer(name))
+  _, state = jax.eval_shape(mixer(name).apply, params, x)
+  assert state is None
+  with pytest.raises(ValueError, match="state"):
+    jax.eval_shape(mixer(name).apply, params, x, jnp.zeros(2))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not promises(n, "documents")])
+def test_a_mixer_that_cannot_pack_refuses_segment_ids(name):
+  params, x = testing.example(mixer(name))
+  ids = jnp.ones(x.shape[:2], jnp.int32)
+  with pytest.raises(ValueError, match="segment_ids"):
+    jax.eval_shape(lambda p, x: mixer(name).apply(p, x, segment_ids=ids), params, x)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,7 +70,9 @@ def test_all_forms_agree_with_the_recurrent_form(name):
   op = getattr(ops, registry.entry(name).op)
   forms = importlib.import_module(op.__module__).IMPLEMENTATIONS
   params, x = testing.example(mixer(name))
-  ids = jnp.ones(x.shape[:2], jnp.int32).at[0, 8:].set(2).at[1, 17:].set(0)
+  ids = None
+  if promises(name, "documents"):
+    ids = jnp.ones(x.shape[:2], jnp.int32).at[0, 8:].set(2).at[1, 17:].set(0)
   recurrent = mixer(name, implementation="recurrent")
   out = testing._apply(recurrent, params, x, None, ids)
   cotangents = testing._random_like(jax.random.key(3), out)
@@ -54,7 +92,7 @@ def test_all_forms_agree_with_the_recurrent_form(name):
   assert ran or set(forms) == {"recurrent"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if promises(n, "states")])
 def test_the_declared_state_size_is_the_real_one(name):
   entry = registry.entry(name)
   state = mixer(name).initial_state(1)
@@ -81,6 +119,20 @@ def test_a_scanned_stack_is_its_layers_one_after_another(name):
     out, _ = testing._apply(mixer(name), {"params": layer}, norm(want))
     want = want + out
   testing.assert_close(y, norm(want))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_train_step_compiles_in_bfloat16_with_remat_and_scan(name):
+  config = models.BackboneConfig(
+    features=32, num_layers=4, pattern=(name,), mlp="none", remat="full"
+  )
+  stack = models.Backbone(config)
+  x = jnp.zeros((2, 21, 32), jnp.bfloat16)
+  params = nn.unbox(jax.eval_shape(stack.init, jax.random.key(0), x))
+  loss = lambda params, x: jnp.sum(stack.apply(params, x)[0].astype(jnp.float32) ** 2)
+  step = jax.jit(lambda params, x: jax.grad(loss)(params, x))
+  compiled = step.lower(params, x).compile()
+  assert compiled.memory_analysis().output_size_in_bytes > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
