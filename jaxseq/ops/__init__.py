@@ -11,6 +11,8 @@ from jaxseq.ops.delta.gated_delta_rule import gated_delta_rule
 from jaxseq.ops.linear.diagonal_decay import diagonal_decay
 from jaxseq.ops.linear.linear_attention import linear_attention
 from jaxseq.ops.linear.scalar_decay import scalar_decay
+from jaxseq.ops.linear.signed_diagonal_decay import signed_diagonal_decay
+from jaxseq.ops.linear.signed_scalar_decay import signed_scalar_decay
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
@@ -28,5 +30,7 @@ __all__ = [
   "scalar_decay",
   "segments",
   "short_conv",
+  "signed_diagonal_decay",
+  "signed_scalar_decay",
   "softmax_attention",
 ]

@@ -5,23 +5,32 @@
 Decays travel as logarithms and only ever add up: a share kept from token j to i is the
 exponential of a sum over j < m <= i, never of a difference of two longer sums, so that
 nothing cancels and no exponent is positive, whatever the gates are.
+
+In the chunked forms a chunk is an affine map of the state before it, made for many
+chunks at once; only the states go from chunk to chunk.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxseq.ops import blocks, checks, dispatch, segments
+from jaxseq.ops import checks, dispatch, segments
 
 __all__ = [
   "CHUNK_SIZE",
+  "FACTORS",
+  "LOGARITHMS",
+  "Affine",
   "Inputs",
   "Masks",
+  "Shares",
   "by_chunk",
   "by_token",
+  "decayed_scores",
   "masked_exp",
   "masks",
   "prepare",
@@ -33,6 +42,9 @@ __all__ = [
 # Tokens. On an accelerator the C x C products are then as large as those with the
 # state; a CPU gains nothing from large ones.
 CHUNK_SIZE = {"cpu": 32, "gpu": 64, "tpu": 64}
+
+# Chunks that are made at once: enough to fill the device, few enough for its memory.
+GROUP_SIZE = {"cpu": 1, "gpu": 32, "tpu": 8}
 
 
 class Inputs(NamedTuple):
@@ -113,22 +125,80 @@ def by_token(update, inputs: Inputs):
   return jnp.where(valid[..., None, None], o.swapaxes(0, 1), 0).astype(v.dtype), S
 
 
-def by_chunk(chunk, inputs: Inputs):
-  """The chunked form: `chunk(S, (q, k, v, *gates, starts)) -> o, S`, in a row.
+class Affine(NamedTuple):
+  """A chunk as a map of the state S before it, for each head.
 
-  The backward pass makes each chunk again from the state that it began with.
+      o = out + reads S,    S' = keeps S - erase^T (erase_reads S) + writes
+
+  Attributes:
+    out: Outputs of the chunk's own tokens.
+    reads: What each token reads of the state before; zero where it may not.
+    keeps: The share of each row of the state that is left after the chunk.
+    writes: What the chunk adds to the state.
+    erase: Rows that the chunk takes something from, or None.
+    erase_reads: What each takes, of the state before.
+  """
+
+  out: Float[Array, "... C V"]
+  reads: Float[Array, "... C K"]
+  keeps: Float[Array, "... #K"]
+  writes: Float[Array, "... K V"]
+  erase: Float[Array, "... C K"] | None = None
+  erase_reads: Float[Array, "... C K"] | None = None
+
+
+def by_chunk(chunk, inputs: Inputs, size: int | None = None):
+  """The chunked form of `chunk(q, k, v, *gates, mask) -> Affine`.
+
+  Its arrays are [N, B, H, C, ...], N chunks at once; gates [N, B, H, C] or [N, B, H, C,
+  K]. The backward pass makes each group of chunks again from the state it began with.
+  `size` is C, in tokens; that of `size_for` if None.
   """
   q, k, v, gates, S, valid, starts = inputs
   T = q.shape[1]
+  size = size or size_for(T)
+  count = -(-T // size)
+  groups = -(-count // GROUP_SIZE[dispatch.platform()])
+  number = -(-count // groups)
 
   # A loop's body needs no guard against the merging of both passes.
   @functools.partial(jax.checkpoint, prevent_cse=False)
-  def step(S, block):
-    o, S = chunk(S, block)
+  def group(S, tokens):
+    *arrays, valid, starts = tokens
+    parts = chunk(*arrays, mask=masks(starts, valid))
+    S, before = jax.lax.scan(functools.partial(_advance, like=v), S, parts[2:])
+    o = parts.out + product("...ik,...kv->...iv", parts.reads, before, like=v)
     return S, o.astype(v.dtype)
 
-  S, o = jax.lax.scan(step, S, blocks.split((q, k, v, *gates, starts), size_for(T)))
-  return jnp.where(valid[..., None, None], blocks.join(o, T), 0), S
+  arrays = (q, k, v, *gates, valid[:, :, None], starts[:, :, None])
+  cut = functools.partial(_cut, groups=groups, number=number, size=size)
+  S, o = jax.lax.scan(group, S, jax.tree.map(cut, arrays))
+  return jnp.where(valid[..., None, None], _join(o, T), 0), S
+
+
+def _advance(S, part, like):
+  """From the state before a chunk to that before the next."""
+  keeps, writes, erase, erase_reads = part
+  after = keeps[..., None] * S + writes
+  if erase is not None:
+    gone = product("...ik,...kv->...iv", erase_reads, S, like=like)
+    after -= product("...ik,...iv->...kv", erase, gone, like=like)
+  return after, S
+
+
+def _cut(x, groups, number, size):
+  """[B, T, H, ...] -> [groups, number, B, H, size, ...], zeros at the end."""
+  B, T, H, *rest = x.shape
+  pad = [(0, 0), (0, groups * number * size - T)] + [(0, 0)] * (x.ndim - 2)
+  x = jnp.pad(x, pad).reshape(B, groups, number, size, H, *rest)
+  return jnp.moveaxis(x, (1, 2, 0, 4, 3), (0, 1, 2, 3, 4))
+
+
+def _join(x, length):
+  """The inverse of `_cut`, the first `length` tokens."""
+  _, _, B, H, _, *rest = x.shape
+  x = jnp.moveaxis(x, (0, 1, 2, 3, 4), (1, 2, 0, 4, 3))
+  return x.reshape(B, -1, H, *rest)[:, :length]
 
 
 def product(spec: str, *operands, like) -> Array:
@@ -147,12 +217,12 @@ def product(spec: str, *operands, like) -> Array:
   return jnp.einsum(spec, *operands, preferred_element_type=kind)
 
 
-def segment_sums(x: Float[Array, "B C ..."]) -> Float[Array, "B C C ..."]:
+def segment_sums(x: Float[Array, "... C"]) -> Float[Array, "... C C"]:
   """Sums of x over j < m <= i at [i, j]; 0 where i <= j."""
-  C = x.shape[1]
-  below = jnp.tril(jnp.ones((C, C), bool), -1)
-  below = below.reshape(C, C, *[1] * (x.ndim - 2))
-  return jnp.cumsum(jnp.where(below, x[:, :, None], 0), axis=1)
+  C = x.shape[-1]
+  lower = jnp.tril(jnp.ones((C, C), x.dtype))
+  later = jnp.where(jnp.tril(lower, -1), x[..., :, None], 0)  # x_m at [m, j] if j < m.
+  return jnp.einsum("im,...mj->...ij", lower, later, precision="highest")
 
 
 def masked_exp(x, mask):
@@ -160,26 +230,112 @@ def masked_exp(x, mask):
   return jnp.where(mask, jnp.exp(jnp.where(mask, x, 0)), 0)
 
 
+class Shares(NamedTuple):
+  """How the shares that tokens keep of the state are written and put together."""
+
+  join: Callable  # Of two stretches of tokens, one after the other.
+  factor: Callable  # The number that the state is multiplied by.
+  one: float  # All is kept.
+
+
+LOGARITHMS = Shares(jnp.add, jnp.exp, 0.0)
+FACTORS = Shares(jnp.multiply, lambda a: a, 1.0)  # Of either sign.
+
+
+def decayed_scores(
+  rows: Float[Array, "... R C K"],
+  cols: Float[Array, "... S C K"],
+  decay: Float[Array, "... C K"],
+  *,
+  like: Array,
+  shares: Shares = LOGARITHMS,
+) -> tuple[
+  Float[Array, "... R S C C"], Float[Array, "... C K"], Float[Array, "... C K"]
+]:
+  """Scores of tokens i with tokens j <= i whose channels fade in between.
+
+      A_ij = sum_k rows_ik cols_jk exp(g_{j+1,k} + ... + g_{i,k}),    0 where j > i
+
+  That is no product of matrices. But between the halves of a stretch of tokens it is
+  one: the sum is split where the second half begins, and neither part is positive. So
+  halves are put together to wholes, from single tokens up to the chunk.
+
+  Args:
+    rows: R kinds of queries.
+    cols: S kinds of keys.
+    decay: What each token keeps, by channel, written as `shares` says. C is a power of
+      two.
+    like: As in `product`.
+    shares: `LOGARITHMS` or `FACTORS`.
+
+  Returns:
+    The scores; what is left at token i of the state before the chunk; and what is left
+    at the chunk's end of that after token j. The last two as `shares` says.
+  """
+  C, K = decay.shape[-2:]
+  since, until = decay[..., None, :], jnp.full_like(decay[..., None, :], shares.one)
+  A = jnp.sum(rows[..., :, None, :, :] * cols[..., None, :, :, :], axis=-1)
+  A = A.astype(decay.dtype)[..., None, None]
+  size = 1
+  while size < C:
+    (since_0, since_1), (until_0, until_1) = _halves(since), _halves(until)
+    queries = (
+      _halves(_stretches(rows, size))[1] * shares.factor(since_1)[..., None, :, :, :]
+    )
+    keys = (
+      _halves(_stretches(cols, size))[0] * shares.factor(until_0)[..., None, :, :, :]
+    )
+    cross = _pairs(queries[..., :, None, :, :, :], keys[..., None, :, :, :, :], like)
+    A_0, A_1 = _halves(A)
+    upper = jnp.concatenate([A_0, jnp.zeros_like(cross)], axis=-1)
+    A = jnp.concatenate([upper, jnp.concatenate([cross, A_1], axis=-1)], axis=-2)
+    since = jnp.concatenate([since_0, shares.join(since_0[..., -1:, :], since_1)], -2)
+    until = jnp.concatenate([shares.join(until_0, since_1[..., -1:, :]), until_1], -2)
+    size *= 2
+  return A[..., 0, :, :], since[..., 0, :, :], until[..., 0, :, :]
+
+
+def _stretches(x, size):
+  """[..., C, K] -> [..., C / s, s, K]."""
+  return x.reshape(*x.shape[:-2], -1, size, x.shape[-1])
+
+
+def _halves(x):
+  """[..., N, s, K] -> the even and the odd of the N stretches of s tokens."""
+  x = x.reshape(*x.shape[:-3], -1, 2, *x.shape[-2:])
+  return x[..., 0, :, :], x[..., 1, :, :]
+
+
+def _pairs(queries, keys, like):
+  """Products of all s queries and s keys. No matrix unit is filled by few of them."""
+  if queries.shape[-2] < 8:
+    return jnp.sum(queries[..., :, None, :] * keys[..., None, :, :], axis=-1)
+  return product("...ik,...jk->...ij", queries, keys, like=like)
+
+
 class Masks(NamedTuple):
-  """Which tokens of a chunk share a document.
+  """Which tokens of a chunk share a document; the same for all heads.
 
   Attributes:
     causal: Query i sees key j: j <= i, same document.
     from_state: Token i sees the state that the chunk began with.
     to_state: Token j is seen by the state that the chunk ends with.
     keeps: The state before is part of the state after.
+    valid: False at padding.
   """
 
-  causal: Bool[Array, "B C C"]
-  from_state: Bool[Array, "B C"]
-  to_state: Bool[Array, "B C"]
-  keeps: Bool[Array, "B"]
+  causal: Bool[Array, "... C C"]
+  from_state: Bool[Array, "... C"]
+  to_state: Bool[Array, "... C"]
+  keeps: Bool[Array, "... 1"]
+  valid: Bool[Array, "... C"]
 
 
-def masks(starts: Bool[Array, "B C"]) -> Masks:
+def masks(starts: Bool[Array, "... C"], valid: Bool[Array, "... C"]) -> Masks:
   """From where documents start."""
-  index = jnp.cumsum(starts, axis=1, dtype=jnp.int32)
-  C = starts.shape[1]
-  causal = jnp.tril(jnp.ones((C, C), bool)) & (index[:, :, None] == index[:, None])
-  last = index[:, -1:]
-  return Masks(causal, index == 0, index == last, last[:, 0] == 0)
+  index = jnp.cumsum(starts, axis=-1, dtype=jnp.int32)
+  C = starts.shape[-1]
+  causal = index[..., :, None] == index[..., None, :]
+  causal &= jnp.tril(jnp.ones((C, C), bool))
+  last = index[..., -1:]
+  return Masks(causal, index == 0, index == last, last == 0, valid)

@@ -15,11 +15,13 @@ from jaxseq.ops import chunks
 
 # Nearly all the time of these tests is compilation.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-GATES = {  # By op, the axes of the log decay, if any, and of beta.
-  "linear_attention": (),
-  "scalar_decay": ("BTH",),
-  "diagonal_decay": ("BTHK",),
-  "gated_delta_rule": ("BTH", "BTH"),
+GATES = {  # By op, the kinds of its gates and their axes.
+  "linear_attention": {},
+  "scalar_decay": dict(log_decay="BTH"),
+  "diagonal_decay": dict(log_decay="BTHK"),
+  "signed_scalar_decay": dict(decay="BTH"),
+  "signed_diagonal_decay": dict(decay="BTHK"),
+  "gated_delta_rule": dict(log_decay="BTH", beta="BTH"),
 }
 DECAYS = {
   "some": lambda rng, shape: -rng.exponential(size=shape),
@@ -33,14 +35,24 @@ REPEATED_KEYS_BUDGET = 1e-4  # float32: each reflection adds to the error of all
 
 def draw(op, T, decays="some", B=2, H=2, K=5, V=3):
   """q, k, v, gates and initial state in float64."""
+
+  def gate(rng, kind, shape):
+    if kind == "beta":
+      return rng.uniform(0, 2, shape)
+    log_decay = DECAYS[decays](rng, shape)
+    return (
+      log_decay
+      if kind == "log_decay"
+      else np.exp(log_decay) * rng.choice([-1, 1], shape)
+    )
+
   rng = np.random.default_rng(T)
   sizes = dict(B=B, T=T, H=H, K=K, V=V)
   normal = lambda axes: rng.normal(size=[sizes[a] for a in axes])
   q, k, v, state = (normal(axes) for axes in ("BTHK", "BTHK", "BTHV", "BHKV"))
-  gates = [DECAYS[decays](rng, [sizes[a] for a in axes]) for axes in GATES[op][:1]]
-  if op == "gated_delta_rule":
+  gates = [gate(rng, kind, [sizes[a] for a in GATES[op][kind]]) for kind in GATES[op]]
+  if "beta" in GATES[op]:
     k /= np.linalg.norm(k, axis=-1, keepdims=True)
-    gates.append(rng.uniform(0, 2, (B, T, H)))
   return q, k, v, *gates, state
 
 
@@ -188,7 +200,7 @@ def test_a_shape_that_does_not_fit_is_named(op):
   with pytest.raises(ValueError, match=f"{op} needs v"):
     getattr(ops, op)(*tokens[:2], tokens[2][:, :3], *tokens[3:])
   if GATES[op]:
-    with pytest.raises(ValueError, match=f"{op} needs log_decay"):
+    with pytest.raises(ValueError, match=f"{op} needs {next(iter(GATES[op]))}"):
       getattr(ops, op)(*tokens[:3], tokens[3][:, :3], *tokens[4:])
 
 

@@ -83,29 +83,31 @@ def chunked(inputs):
   return chunks.by_chunk(_chunk, inputs)
 
 
-def _chunk(S, block):
-  """Outputs of a chunk and the state after it, from the state before it."""
-  q, k, v, g, beta, starts = block
-  mask = chunks.masks(starts)
-  decay = chunks.segment_sums(g)  # [B, C, C, H]
-  D = chunks.masked_exp(decay, mask.causal[..., None]).transpose(0, 3, 1, 2)
-  since_start = jnp.exp(jnp.cumsum(g, axis=1)) * mask.from_state[..., None]
-  to_end = jnp.exp(decay[:, -1]) * mask.to_state[..., None]
+def _chunk(q, k, v, g, beta, *, mask):
+  """A chunk as a map of the state before it: U is U_0 - W S_0."""
+  decay = chunks.segment_sums(g)
+  D = chunks.masked_exp(decay, mask.causal)
+  since_start = jnp.exp(jnp.cumsum(g, axis=-1)) * mask.from_state
+  to_end = jnp.exp(decay[..., -1, :]) * mask.to_state
 
-  rows = beta.swapaxes(1, 2)[..., None]
-  L = jnp.tril(rows * chunks.product("bihk,bjhk->bhij", k, k, like=v) * D, -1)
-  read = chunks.product("bihk,bhkv->bihv", k, S, like=v)
-  right = beta[..., None] * (v - since_start[..., None] * read)
+  rows = beta[..., None]
+  L = jnp.tril(rows * chunks.product("...ik,...jk->...ij", k, k, like=v) * D, -1)
+  right = jnp.concatenate([rows * v, rows * since_start[..., None] * k], axis=-1)
   # In float32 whatever the inputs are: the errors of one token reach all later ones.
-  u = chunks.product("bhij,bjhv->bihv", unit_lower_inverse(L), right, like=S)
+  solved = chunks.product("...ij,...jv->...iv", unit_lower_inverse(L), right, like=g)
+  U, W = jnp.split(solved, [v.shape[-1]], axis=-1)
 
-  scores = chunks.product("bihk,bjhk->bhij", q, k, like=v) * D
-  o = chunks.product("bhij,bjhv->bihv", scores, u, like=v)
-  o += since_start[..., None] * chunks.product("bihk,bhkv->bihv", q, S, like=v)
-  kept = jnp.exp(jnp.sum(g, axis=1)) * mask.keeps[:, None]
-  S = kept[..., None, None] * S
-  S += chunks.product("bjhk,bjhv->bhkv", k * to_end[..., None], u, like=v)
-  return o, S
+  scores = chunks.product("...ik,...jk->...ij", q, k, like=v) * D
+  late = to_end[..., None] * k
+  return chunks.Affine(
+    out=chunks.product("...ij,...jv->...iv", scores, U, like=v),
+    reads=since_start[..., None] * q
+    - chunks.product("...ij,...jk->...ik", scores, W, like=v),
+    keeps=jnp.exp(jnp.sum(g, axis=-1, keepdims=True)) * mask.keeps,
+    writes=chunks.product("...jk,...jv->...kv", late, U, like=v),
+    erase=late,
+    erase_reads=W,
+  )
 
 
 @jax.custom_jvp

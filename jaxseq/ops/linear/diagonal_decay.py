@@ -4,10 +4,8 @@
 
 (GLA, Yang et al. 2023, arXiv:2312.06635, eq. 3.) Within a chunk the score of query i
 and key j is the sum over channels of q_i k_j exp(g_{j+1} + ... + g_i), no matrix
-product. So chunks are cut again, as in GLA's secondary chunking (sec. 4.3): inside a
-sub-chunk the sum is taken as it stands; from a sub-chunk to a later one the exponent is
-split at the ends of both, into sums that are never positive, and the rest is a matrix
-product.
+product. GLA cuts chunks again (sec. 4.3); here they are halved down to single tokens,
+see `chunks.decayed_scores`.
 """
 
 import jax
@@ -18,8 +16,6 @@ from jaxseq.ops import chunks, dispatch
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "diagonal_decay"]
-
-SUB_CHUNK_SIZE = 16  # Tokens: C x c x K exponentials a chunk, against C x K inputs.
 
 
 def diagonal_decay(
@@ -91,52 +87,20 @@ def chunked(inputs):
   return chunks.by_chunk(_chunk, inputs)
 
 
-def _chunk(S, block):
-  """Outputs of a chunk and the state after it, from the state before it."""
-  q, k, v, g, starts = block
-  B, C, H, K = q.shape
-  mask = chunks.masks(starts)
-  cut = lambda x: x.reshape(B, C // SUB_CHUNK_SIZE, SUB_CHUNK_SIZE, H, K)
-  join = lambda x: x.reshape(B, C, H, K)
-  sub = chunks.segment_sums(cut(g).reshape(-1, SUB_CHUNK_SIZE, H, K))
-  sub = sub.reshape(B, -1, SUB_CHUNK_SIZE, SUB_CHUNK_SIZE, H, K)
-  since_start = jnp.cumsum(cut(g), axis=2)  # From the sub-chunk's start, i included.
-  to_end = sub[:, :, -1]  # To the sub-chunk's end, j excluded.
-  total = since_start[:, :, -1]  # [B, n, H, K]
-  totals = chunks.segment_sums(total)  # Of the sub-chunks after J, up to I.
-
-  A = _scores(cut(q), cut(k), sub, since_start, to_end, totals, like=v)
-  A = jnp.where(mask.causal[..., None], A, 0)
-  o = chunks.product("bijh,bjhv->bihv", A, v, like=v)
-  before = jnp.cumsum(jnp.pad(total, ((0, 0), (1, 0), (0, 0), (0, 0))), axis=1)[:, :-1]
-  faded = join(cut(q) * jnp.exp(since_start + before[:, :, None]))
-  faded = jnp.where(mask.from_state[..., None, None], faded, 0)
-  o += chunks.product("bihk,bhkv->bihv", faded, S, like=v)
-
-  kept = jnp.exp(jnp.sum(total, axis=1)) * mask.keeps[:, None, None]
-  faded = join(cut(k) * jnp.exp(to_end + totals[:, -1, :, None]))
-  faded = jnp.where(mask.to_state[..., None, None], faded, 0)
-  S = kept[..., None] * S + chunks.product("bjhk,bjhv->bhkv", faded, v, like=v)
-  return o, S
-
-
-def _scores(q, k, sub, since_start, to_end, totals, like):
-  """Scores [B, C, C, H] of queries and keys [B, n, c, H, K]; right where j <= i."""
-  B, n, c, H, _ = q.shape
-  lower = jnp.tril(jnp.ones((c, c), bool))[..., None, None]
-  pairs = chunks.masked_exp(sub, lower)
-  near = jnp.einsum(
-    "bnihk,bnjhk,bnijhk->bnijh", *(x.astype(pairs.dtype) for x in (q, k)), pairs
+def _chunk(q, k, v, g, *, mask):
+  """A chunk as a map of the state before it."""
+  A, since, until = chunks.decayed_scores(
+    q[..., None, :, :], k[..., None, :, :], g, like=v
   )
-  # Between J and I lie the sub-chunks J + 1 .. I - 1.
-  between = jnp.pad(totals, ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))[:, :-1]
-  earlier = jnp.tril(jnp.ones((n, n), bool), -1)[..., None, None, None]
-  exponent = to_end[:, None] + between[:, :, :, None]  # [B, I, J, j, H, K]
-  keys = k[:, None] * chunks.masked_exp(exponent, earlier)
-  queries = q * jnp.exp(since_start)
-  A = chunks.product("bmihk,bmnjhk->bminjh", queries, keys, like=like)
-  A += jnp.einsum("bmijh,mn->bminjh", near, jnp.eye(n, dtype=near.dtype))
-  return A.reshape(B, n * c, n * c, H)
+  A = jnp.where(mask.causal, A[..., 0, 0, :, :], 0)
+  since = jnp.where(mask.from_state[..., None], jnp.exp(since), 0)
+  until = jnp.where(mask.to_state[..., None], jnp.exp(until), 0)
+  return chunks.Affine(
+    out=chunks.product("...ij,...jv->...iv", A, v, like=v),
+    reads=since * q,
+    keeps=jnp.exp(jnp.sum(g, axis=-2)) * mask.keeps,
+    writes=chunks.product("...jk,...jv->...kv", until * k, v, like=v),
+  )
 
 
 IMPLEMENTATIONS = {

@@ -67,9 +67,7 @@ def recurrent(inputs):
 
 def parallel(inputs):
   """One chunk of all tokens: T x T scores."""
-  q, k, v, (g,), state, valid, starts = inputs
-  o, S = _chunk(state, (q, k, v, g, starts))
-  return jnp.where(valid[..., None, None], o, 0).astype(v.dtype), S
+  return chunks.by_chunk(_chunk, inputs, size=inputs.q.shape[1])
 
 
 def chunked(inputs):
@@ -77,22 +75,20 @@ def chunked(inputs):
   return chunks.by_chunk(_chunk, inputs)
 
 
-def _chunk(S, block):
-  """Outputs of a chunk and the state after it, from the state before it."""
-  q, k, v, g, starts = block
-  mask = chunks.masks(starts)
-  decay = chunks.segment_sums(g)  # [B, C, C, H]
-  D = chunks.masked_exp(decay, mask.causal[..., None])
-  since_start = jnp.exp(jnp.cumsum(g, axis=1)) * mask.from_state[..., None]
-  to_end = jnp.exp(decay[:, -1]) * mask.to_state[..., None]
+def _chunk(q, k, v, g, *, mask):
+  """A chunk as a map of the state before it."""
+  decay = chunks.segment_sums(g)
+  D = chunks.masked_exp(decay, mask.causal)
+  since_start = jnp.exp(jnp.cumsum(g, axis=-1)) * mask.from_state
+  to_end = jnp.exp(decay[..., -1, :]) * mask.to_state
 
-  scores = chunks.product("bihk,bjhk->bijh", q, k, like=v) * D
-  o = chunks.product("bijh,bjhv->bihv", scores, v, like=v)
-  o += since_start[..., None] * chunks.product("bihk,bhkv->bihv", q, S, like=v)
-  kept = jnp.exp(jnp.sum(g, axis=1)) * mask.keeps[:, None]
-  S = kept[..., None, None] * S
-  S += chunks.product("bjhk,bjhv->bhkv", k * to_end[..., None], v, like=v)
-  return o, S
+  scores = chunks.product("...ik,...jk->...ij", q, k, like=v) * D
+  return chunks.Affine(
+    out=chunks.product("...ij,...jv->...iv", scores, v, like=v),
+    reads=since_start[..., None] * q,
+    keeps=jnp.exp(jnp.sum(g, axis=-1, keepdims=True)) * mask.keeps,
+    writes=chunks.product("...jk,...jv->...kv", to_end[..., None] * k, v, like=v),
+  )
 
 
 IMPLEMENTATIONS = {

@@ -1,0 +1,90 @@
+"""Linear attention with a decay of either sign for each key channel.
+
+    S_t = diag(a_t) S_{t-1} + k_t v_t^T,    o_t = S_t^T q_t,    a_t in [-1, 1]^K
+
+The decay by channel whose factors may be negative, as state tracking needs (Grazzini et
+al. 2024, arXiv:2411.12537, sec. 4). No logarithm is taken: where `diagonal_decay` adds
+logarithms up, this multiplies.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxseq.ops import chunks, dispatch
+from jaxseq.ops.dispatch import Form
+
+__all__ = ["IMPLEMENTATIONS", "signed_diagonal_decay"]
+
+
+def signed_diagonal_decay(
+  q: Float[Array, "B T H K"],
+  k: Float[Array, "B T H K"],
+  v: Float[Array, "B T H V"],
+  decay: Float[Array, "B T H K"],
+  *,
+  initial_state: Float[Array, "B H K V"] | None = None,
+  segment_ids: Int[Array, "B T"] | None = None,
+  scale: float | None = None,
+  implementation: str = "auto",
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+  """Reads a sum of key-value products whose rows may change sign at each token.
+
+  Args:
+    q: Queries.
+    k: Keys.
+    v: Values.
+    decay: What each row of the state is multiplied by at each token, in [-1, 1]. Not
+      checked.
+    initial_state: State before the first token. Zeros if None.
+    segment_ids: Packed documents; see `ops.segments`.
+    scale: Of the queries. K^-1/2 if None.
+    implementation: A key of `IMPLEMENTATIONS`, or "auto".
+
+  Returns:
+    Outputs in the dtype of `v`, and the last state in float32.
+
+  Raises:
+    ValueError: If shapes do not fit or `implementation` is unknown.
+  """
+  gates = dict(decay=(decay, "B T H K"))
+  inputs = chunks.prepare(
+    "signed_diagonal_decay", q, k, v, gates, initial_state, segment_ids, scale
+  )
+  T = q.shape[1]
+  forms = IMPLEMENTATIONS
+  run = dispatch.select("signed_diagonal_decay", forms, implementation, T, inputs)
+  return run(inputs)
+
+
+def recurrent(inputs):
+  """The definition."""
+  a = jnp.where(inputs.valid[..., None, None], inputs.gates[0], 1)
+
+  def update(S, k, v, a):
+    return a[..., None] * S + k[..., None] * v[..., None, :]
+
+  return chunks.by_token(update, inputs._replace(gates=(a,)))
+
+
+def chunked(inputs):
+  """Matrix products within chunks, `recurrent` from chunk to chunk."""
+  return chunks.by_chunk(_chunk, inputs)
+
+
+def _chunk(q, k, v, a, *, mask):
+  """A chunk as a map of the state before it."""
+  a = jnp.where(mask.valid[..., None], a, 1)
+  A, since, until = chunks.decayed_scores(
+    q[..., None, :, :], k[..., None, :, :], a, like=v, shares=chunks.FACTORS
+  )
+  A = jnp.where(mask.causal, A[..., 0, 0, :, :], 0)
+  late = jnp.where(mask.to_state[..., None], until, 0) * k
+  return chunks.Affine(
+    out=chunks.product("...ij,...jv->...iv", A, v, like=v),
+    reads=jnp.where(mask.from_state[..., None], since, 0) * q,
+    keeps=since[..., -1, :] * mask.keeps,
+    writes=chunks.product("...jk,...jv->...kv", late, v, like=v),
+  )
+
+
+IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}
