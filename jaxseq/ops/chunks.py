@@ -30,7 +30,9 @@ __all__ = [
   "Shares",
   "by_chunk",
   "by_token",
+  "cut",
   "decayed_scores",
+  "join",
   "masked_exp",
   "masks",
   "prepare",
@@ -44,7 +46,7 @@ __all__ = [
 CHUNK_SIZE = {"cpu": 32, "gpu": 64, "tpu": 64}
 
 # Chunks that are made at once: enough to fill the device, few enough for its memory.
-GROUP_SIZE = {"cpu": 1, "gpu": 32, "tpu": 8}
+GROUP_SIZE = {"cpu": 16, "gpu": 32, "tpu": 8}
 
 
 class Inputs(NamedTuple):
@@ -171,9 +173,9 @@ def by_chunk(chunk, inputs: Inputs, size: int | None = None):
     return S, o.astype(v.dtype)
 
   arrays = (q, k, v, *gates, valid[:, :, None], starts[:, :, None])
-  cut = functools.partial(_cut, groups=groups, number=number, size=size)
-  S, o = jax.lax.scan(group, S, jax.tree.map(cut, arrays))
-  return jnp.where(valid[..., None, None], _join(o, T), 0), S
+  cut_all = functools.partial(cut, groups=groups, number=number, size=size)
+  S, o = jax.lax.scan(group, S, jax.tree.map(cut_all, arrays))
+  return jnp.where(valid[..., None, None], join(o, T), 0), S
 
 
 def _advance(S, part, like):
@@ -186,7 +188,7 @@ def _advance(S, part, like):
   return after, S
 
 
-def _cut(x, groups, number, size):
+def cut(x, groups, number, size):
   """[B, T, H, ...] -> [groups, number, B, H, size, ...], zeros at the end."""
   B, T, H, *rest = x.shape
   pad = [(0, 0), (0, groups * number * size - T)] + [(0, 0)] * (x.ndim - 2)
@@ -194,8 +196,8 @@ def _cut(x, groups, number, size):
   return jnp.moveaxis(x, (1, 2, 0, 4, 3), (0, 1, 2, 3, 4))
 
 
-def _join(x, length):
-  """The inverse of `_cut`, the first `length` tokens."""
+def join(x, length):
+  """The inverse of `cut`, the first `length` tokens."""
   _, _, B, H, _, *rest = x.shape
   x = jnp.moveaxis(x, (0, 1, 2, 3, 4), (1, 2, 0, 4, 3))
   return x.reshape(B, -1, H, *rest)[:, :length]
