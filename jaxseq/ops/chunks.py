@@ -76,7 +76,8 @@ def prepare(op, q, k, v, gates, initial_state, segment_ids, scale) -> Inputs:
 
   Args:
     op: Name for messages.
-    q: Queries.
+    q: Queries. Of q, k and v those that have fewer heads, a divisor of H, are shared by
+      neighbouring heads.
     k: Keys.
     v: Values.
     gates: By name, an array and its axes.
@@ -84,6 +85,7 @@ def prepare(op, q, k, v, gates, initial_state, segment_ids, scale) -> Inputs:
     segment_ids: Or None.
     scale: Or None.
   """
+  q, k, v = share_heads(q, k, v)
   sizes = checks.check_shapes(
     op,
     q=(q, "B T H K"),
@@ -106,6 +108,13 @@ def prepare(op, q, k, v, gates, initial_state, segment_ids, scale) -> Inputs:
     arrays = [segments.clear_padding(x, segment_ids) for x in arrays]
   q, k, v, *gates = arrays
   return Inputs(q, k, v, tuple(gates), state.astype(kind), valid, starts)
+
+
+def share_heads(*arrays: Float[Array, "B T G _"]) -> list[Float[Array, "B T H _"]]:
+  """Repeats heads up to the most that an array has, where their number divides it."""
+  H = max((x.shape[2] for x in arrays if x.ndim == 4), default=0)
+  fits = lambda x: x.ndim == 4 and 0 < x.shape[2] < H and H % x.shape[2] == 0
+  return [jnp.repeat(x, H // x.shape[2], axis=2) if fits(x) else x for x in arrays]
 
 
 def size_for(tokens: int) -> int:

@@ -182,6 +182,19 @@ def test_a_split_sequence_gives_what_the_whole_gives(op):
 
 
 @pytest.mark.parametrize("op", GATES)
+def test_fewer_heads_are_shared_by_neighbours(op):
+  q, k, v, *rest = [jnp.asarray(x, jnp.float32) for x in draw(op, 5, H=4)]
+  *gates, state = rest
+  run = functools.partial(getattr(ops, op), initial_state=state)
+  repeat = lambda x, n: jnp.repeat(x[:, :, :n], 4 // n, axis=2)
+  want, _ = run(repeat(q, 2), repeat(k, 1), v, *gates)
+  got, _ = run(q[:, :, :2], k[:, :, :1], v, *gates)
+  np.testing.assert_array_equal(got, want)
+  with pytest.raises(ValueError, match=f"{op} needs k .* H = 3"):
+    run(q[:, :, :3], k[:, :, :2], v, *gates)
+
+
+@pytest.mark.parametrize("op", GATES)
 def test_the_backward_pass_holds_no_state_for_each_token(op):
   sizes = dict(B=1, T=32_768, H=16, K=128)
   shape = lambda axes, dtype: jax.ShapeDtypeStruct([sizes[a] for a in axes], dtype)
