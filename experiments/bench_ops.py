@@ -21,7 +21,7 @@ from absl import flags
 from experiments import cli
 from jaxseq import ops
 
-OPS = flags.DEFINE_list("ops", None, "Ops to time; all that are known here if left out.")
+OPS = flags.DEFINE_list("ops", None, "Ops to time; by default all.")
 FORMS = flags.DEFINE_list("forms", ["chunked"], "Forms of each.")
 SHAPE = flags.DEFINE_list("shape", ["8", "2048", "16", "128"], "B,T,H,K; V is K.")
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of q, k, v.")

@@ -4,6 +4,7 @@ r"""Trains any mixer on any task, from one config. The only training loop.
     --config.mixer=gla --workdir=runs/gla
 
 The same line again resumes where the run stopped. SIGTERM saves and exits with 0.
+Without --workdir the run lies in runs/CONFIG_MIXER, here runs/lm_bytes_gla.
 """
 
 import itertools
@@ -14,15 +15,18 @@ import sys
 
 import flax.linen as nn
 import jax
+from absl import flags
+from ml_collections import config_flags
 
 from experiments import build, cli
 from jaxseq import data, parallel, training
 
 
 def main() -> int:
-  if cli.CONFIG.value is None or cli.WORKDIR.value is None:
-    raise cli.UsageError("train needs --config=FILE and --workdir=FOLDER")
-  c, workdir = cli.CONFIG.value, pathlib.Path(cli.WORKDIR.value)
+  c = cli.CONFIG.value
+  if c is None:
+    raise cli.UsageError("train needs --config=FILE")
+  workdir = pathlib.Path(cli.WORKDIR.value or default_workdir(c))
   with cli.usage_errors():
     experiment = build.build(c)
     config = json.loads(c.to_json())
@@ -41,6 +45,12 @@ def main() -> int:
     finally:
       checkpoints.close()
   return 0
+
+
+def default_workdir(c) -> str:
+  """A folder for the config and its mixer, a pattern of several included."""
+  file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+  return f"runs/{file.stem}_{c.mixer.replace(',', '_')}"
 
 
 def train(experiment, checkpoints, workdir, stop) -> None:

@@ -30,16 +30,17 @@ CACHE = tempfile.TemporaryDirectory()  # Each run would compile the same step ag
 def environment():
   return os.environ | {
     "XLA_FLAGS": "",
+    "PYTHONPATH": str(ROOT),
     "PYTHONUNBUFFERED": "1",
     "JAX_COMPILATION_CACHE_DIR": CACHE.name,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
   }
 
 
-def run(script, *arguments):
+def run(script, *arguments, cwd=ROOT):
   return subprocess.run(
     command(script, *arguments),
-    cwd=ROOT,
+    cwd=cwd,
     env=environment(),
     capture_output=True,
     text=True,
@@ -173,6 +174,15 @@ def test_a_finished_run_generates(whole):
   assert "state" in done.stdout and "after step 24" in done.stdout
   done = run("generate", *options, "--num_tokens=5000")
   assert done.returncode == 2 and "max_length = 2048" in done.stderr
+
+
+def test_without_a_workdir_the_run_is_named_after_config_and_mixer(text, tmp_path):
+  short = {"total_steps": 2, "optimizer.warmup_steps": 1, "mixer": "gla"}
+  config, _, *fields = tiny("", text, **short)
+  config = config.replace("=", f"={ROOT}/")
+  done = run("train", config, *fields, cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / "runs" / "lm_bytes_gla" / "checkpoints" / "2").exists()
 
 
 @pytest.mark.parametrize(
