@@ -44,6 +44,22 @@ def mixing_matrix(mixer: Mixer, params, x: Float[Array, "T D"]) -> Float[Array, 
   return jnp.sqrt(sums / D)
 
 
-def memory_length(log_decay: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Tokens until a memory that keeps exp(log_decay) at each has lost all but 1 / e."""
-  return -1 / jnp.minimum(log_decay.astype(jnp.float32), -1e-9)
+def memory_length(mixer: Mixer, params, x: Float[Array, "T D"]) -> Float[Array, "..."]:
+  """Tokens until a memory has lost all but 1 / e of what it holds.
+
+  Args:
+    mixer: A mixer that shows its decays; see `modules.mixer`.
+    params: Its variables.
+    x: One sequence.
+
+  Returns:
+    By head, or by head and channel; from the mean of the logarithms over the tokens.
+
+  Raises:
+    ValueError: If the mixer shows none.
+  """
+  _, sown = mixer.apply(params, x[None], mutable=["gates"])
+  if "gates" not in sown:
+    raise ValueError(f"{type(mixer).__name__} has no decays to read a length from")
+  log_decay = sown["gates"]["log_decay"][0][0].astype(jnp.float32)
+  return -1 / jnp.minimum(jnp.mean(log_decay, axis=0), -1e-9)

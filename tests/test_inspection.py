@@ -31,9 +31,16 @@ def test_a_causal_mixer_has_a_lower_triangular_matrix(name):
   assert not np.triu(M, 1).any() and np.all(np.diag(M) > 0)
 
 
-def test_memory_length_is_where_one_part_in_e_is_left():
-  log_decay = jnp.log1p(-jnp.exp2(-5.0))
-  np.testing.assert_allclose(
-    jnp.exp(inspection.memory_length(log_decay) * log_decay), np.exp(-1), rtol=1e-5
-  )
-  assert inspection.memory_length(jnp.zeros(())) > 1e8
+def test_memory_lengths_are_those_of_the_gates():
+  mixer = registry.mixer("retnet")(features=32, dtype=jnp.float32)
+  params, x = testing.example(mixer)
+  gamma = 1 - 2.0 ** -(5 + np.arange(4))
+  got = inspection.memory_length(mixer, params, x[0])
+  np.testing.assert_allclose(gamma**got, np.exp(-1), rtol=1e-4)
+
+
+def test_a_mixer_without_decays_is_named():
+  mixer = registry.mixer("attention")(features=32)
+  params, x = testing.example(mixer)
+  with pytest.raises(ValueError, match="Attention has no decays"):
+    inspection.memory_length(mixer, params, x[0])

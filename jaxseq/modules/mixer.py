@@ -7,6 +7,8 @@
 
 One call trains, prefills, streams and decodes: T = 1 is a decode step. A mixer that
 has no state, because it is not causal or cannot stream, returns None and refuses one.
+A mixer whose memory fades shows the logarithms of its decays, [B, T, H] or [B, T, H,
+K], to `jaxseq.inspection`.
 """
 
 import dataclasses
@@ -56,6 +58,12 @@ class Mixer(nn.Module):
       Outputs in the dtype of `x`, and the state after the last token.
     """
     raise NotImplementedError
+
+  def show(self, **gates: Array):
+    """Sows gates into the collection "gates", where it is asked for."""
+    if not self.is_initializing():
+      for name, gate in gates.items():
+        self.sow("gates", name, gate)
 
   def initial_state(self, batch_size: int) -> State:
     """The empty state: a pytree of arrays whose shapes never change.

@@ -76,11 +76,13 @@ class GatedLinearAttention(Mixer):
     low = project(x, self.gate_rank, "gate_down", ("embed", None))
     gate = project(low, H * K, "gate_up", (None, "heads"), use_bias=True)
     log_decay = nn.log_sigmoid(gate.astype(jnp.float32)) / self.gate_normalizer
+    log_decay = log_decay.reshape(B, T, H, K)
+    self.show(log_decay=log_decay)
     o, state = ops.diagonal_decay(
       q,
       k,
       v,
-      log_decay.reshape(B, T, H, K),
+      log_decay,
       initial_state=state,
       segment_ids=segment_ids,
       implementation=self.implementation,

@@ -77,11 +77,13 @@ class Retention(Mixer):
     place = ops.segments.positions(segment_ids, state.length, (B, T))
     q, k = (positions.rotary(y, place) for y in (q, k))
     log_decay = jnp.log1p(-jnp.exp2(-5.0 - jnp.arange(H)))
+    log_decay = jnp.broadcast_to(log_decay, (B, T, H))
+    self.show(log_decay=log_decay)
     o, memory = ops.scalar_decay(
       q,
       k,
       v,
-      jnp.broadcast_to(log_decay, (B, T, H)),
+      log_decay,
       initial_state=state.memory,
       segment_ids=segment_ids,
       implementation=self.implementation,
