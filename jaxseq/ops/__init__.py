@@ -7,30 +7,69 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
 from jaxseq.ops import segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.short_conv import short_conv
+from jaxseq.ops.conv.token_shift import token_shift
+from jaxseq.ops.delta.channel_delta_rule import channel_delta_rule
+from jaxseq.ops.delta.decoupled_delta_rule import decoupled_delta_rule
+from jaxseq.ops.delta.dplr import dplr, iplr
 from jaxseq.ops.delta.gated_delta_rule import gated_delta_rule
+from jaxseq.ops.delta.log_linear_delta import log_linear_delta
+from jaxseq.ops.delta.splr import splr
+from jaxseq.ops.fenwick import FenwickState
 from jaxseq.ops.linear.diagonal_decay import diagonal_decay
 from jaxseq.ops.linear.linear_attention import linear_attention
+from jaxseq.ops.linear.log_linear import log_linear
+from jaxseq.ops.linear.mlstm import MLSTMState, mlstm
+from jaxseq.ops.linear.normalized_linear_attention import (
+  LinearAttentionState,
+  normalized_linear_attention,
+)
 from jaxseq.ops.linear.scalar_decay import scalar_decay
 from jaxseq.ops.linear.signed_diagonal_decay import signed_diagonal_decay
 from jaxseq.ops.linear.signed_scalar_decay import signed_scalar_decay
+from jaxseq.ops.linear.slot_attention import (
+  SlotState,
+  slot_attention,
+  softmax_writes,
+)
+from jaxseq.ops.linear.time_mix import time_mix
+from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
 
 __all__ = [
+  "TrapezoidalState",
+  "trapezoidal_decay",
+  "FenwickState",
   "LSTMState",
+  "LinearAttentionState",
+  "MLSTMState",
+  "SlotState",
+  "channel_delta_rule",
+  "decoupled_delta_rule",
   "diagonal_decay",
   "diagonal_recurrence",
+  "dplr",
   "gated_delta_rule",
+  "iplr",
   "kv_cache",
   "linear_attention",
+  "log_linear",
+  "log_linear_delta",
   "lstm",
+  "mlstm",
+  "normalized_linear_attention",
   "product",
   "scalar_decay",
   "segments",
   "short_conv",
   "signed_diagonal_decay",
   "signed_scalar_decay",
+  "slot_attention",
   "softmax_attention",
+  "softmax_writes",
+  "splr",
+  "time_mix",
+  "token_shift",
 ]

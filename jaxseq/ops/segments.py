@@ -57,7 +57,7 @@ def positions(
   length: Int[Array, "B"],
   shape: tuple[int, int] | None = None,
 ) -> Int[Array, "B T"]:
-  """Place of each token in its document. Padding has an arbitrary one.
+  """Place of each token in its document. Padding has its predecessor's.
 
   Args:
     segment_ids: Packed documents; None is one document a row.

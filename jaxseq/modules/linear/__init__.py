@@ -1,10 +1,59 @@
 """Linear attention: a matrix state that adds up key-value products."""
 
+from jaxseq.modules.linear.abc import ABC
+from jaxseq.modules.linear.based import Based
+from jaxseq.modules.linear.cosformer import CosFormer
 from jaxseq.modules.linear.gla import GatedLinearAttention
+from jaxseq.modules.linear.gsa import GatedSlotAttention
+from jaxseq.modules.linear.hedgehog import Hedgehog
+from jaxseq.modules.linear.hgrn2 import HGRN2
+from jaxseq.modules.linear.linear_transformer import LinearTransformer
+from jaxseq.modules.linear.log_linear_mamba2 import LogLinearMamba2
+from jaxseq.modules.linear.mlstm import CONV_SIZE as MLSTM_CONV_SIZE
+from jaxseq.modules.linear.mlstm import MLSTM
+from jaxseq.modules.linear.performer import Performer
+from jaxseq.modules.linear.rebased import ReBased
 from jaxseq.modules.linear.retention import Retention
+from jaxseq.modules.linear.rfa import (
+  RandomFeatureAttention,
+  SententialRandomFeatureAttention,
+)
+from jaxseq.modules.linear.rwkv6 import RWKV6
+from jaxseq.modules.linear.xlstm_7b import XLSTM7B
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
 
-__all__ = ["MIXERS", "GatedLinearAttention", "Retention"]
+__all__ = [
+  "ABC",
+  "HGRN2",
+  "MIXERS",
+  "MLSTM",
+  "RWKV6",
+  "XLSTM7B",
+  "Based",
+  "CosFormer",
+  "GatedLinearAttention",
+  "GatedSlotAttention",
+  "Hedgehog",
+  "LinearTransformer",
+  "LogLinearMamba2",
+  "Performer",
+  "RandomFeatureAttention",
+  "ReBased",
+  "Retention",
+  "SententialRandomFeatureAttention",
+]
+
+
+def _linear_transformer_size(m: LinearTransformer) -> int:
+  return m.num_heads * m.num_features * (m.value_size + 1)
+
+
+def _log_linear_mamba2_size(m: LogLinearMamba2) -> int:
+  inputs = m.width + 2 * m.num_groups * m.state_size
+  buckets = (m.num_levels - 1) * m.width * m.state_size
+  return buckets + 1 + (MAMBA2_CONV_SIZE - 1) * inputs
+
 
 MIXERS = (
   Entry(
@@ -32,5 +81,163 @@ MIXERS = (
     state="constant",
     state_size=lambda m: m.num_heads * m.expand_v * m.key_size**2 + 1,
     rows=("S299",),
+  ),
+  Entry(
+    name="hgrn2",
+    cls=HGRN2,
+    paper=Paper("HGRN2: Gated Linear RNNs with State Expansion", 2024, "2404.07904"),
+    op="diagonal_decay",
+    state="constant",
+    state_size=lambda m: m.num_heads * m.head_size**2,
+  ),
+  Entry(
+    name="rwkv6",
+    cls=RWKV6,
+    paper=Paper(
+      "Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence",
+      2024,
+      "2404.05892",
+    ),
+    op="time_mix",
+    state="constant",
+    state_size=lambda m: m.num_heads * m.head_size**2 + m.features,
+  ),
+  Entry(
+    name="abc",
+    cls=ABC,
+    paper=Paper("ABC: Attention with Bounded-memory Control", 2021, "2110.02488"),
+    op="slot_attention",
+    state="constant",
+    state_size=lambda m: m.num_heads * m.num_slots * (2 * m.head_size + 1),
+  ),
+  Entry(
+    name="gsa",
+    cls=GatedSlotAttention,
+    paper=Paper(
+      "Gated Slot Attention for Efficient Linear-Time Sequence Modeling",
+      2024,
+      "2409.07146",
+    ),
+    op="slot_attention",
+    state="constant",
+    state_size=lambda m: m.num_heads * m.num_slots * 2 * m.head_size,
+  ),
+  Entry(
+    name="mlstm",
+    cls=MLSTM,
+    paper=Paper("xLSTM: Extended Long Short-Term Memory", 2024, "2405.04517"),
+    op="mlstm",
+    state="constant",
+    state_size=lambda m: (
+      m.num_heads * (m.head_size**2 + m.head_size + 1)
+      + (MLSTM_CONV_SIZE - 1) * m.inner_features
+    ),
+  ),
+  Entry(
+    name="xlstm_7b",
+    cls=XLSTM7B,
+    paper=Paper(
+      "xLSTM 7B: A Recurrent LLM for Fast and Efficient Inference", 2025, "2503.13427"
+    ),
+    op="mlstm",
+    state="constant",
+    state_size=lambda m: m.num_heads * (m.key_size * (m.value_size + 1) + 1),
+    rows=("S339",),
+  ),
+  Entry(
+    name="log_linear_mamba2",
+    cls=LogLinearMamba2,
+    paper=Paper("Log-Linear Attention", 2025, "2506.04761"),
+    op="log_linear",
+    state="constant",
+    state_size=_log_linear_mamba2_size,
+    rows=("S301",),
+  ),
+  Entry(
+    name="linear_transformer",
+    cls=LinearTransformer,
+    paper=Paper(
+      "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
+      2020,
+      "2006.16236",
+    ),
+    op="normalized_linear_attention",
+    state="constant",
+    state_size=_linear_transformer_size,
+  ),
+  Entry(
+    name="performer",
+    cls=Performer,
+    paper=Paper("Rethinking Attention with Performers", 2020, "2009.14794"),
+    op="normalized_linear_attention",
+    state="constant",
+    state_size=_linear_transformer_size,
+  ),
+  Entry(
+    name="rfa",
+    cls=RandomFeatureAttention,
+    paper=Paper("Random Feature Attention", 2021, "2103.02143"),
+    op="normalized_linear_attention",
+    state="constant",
+    state_size=_linear_transformer_size,
+  ),
+  Entry(
+    name="rfa_sentential",
+    cls=SententialRandomFeatureAttention,
+    paper=Paper(
+      "Modeling Context With Linear Attention for Scalable Document-Level Translation",
+      2022,
+      "2210.08431",
+    ),
+    op="normalized_linear_attention",
+    state="constant",
+    state_size=_linear_transformer_size,
+    rows=("S166",),
+  ),
+  Entry(
+    name="cosformer",
+    cls=CosFormer,
+    paper=Paper("cosFormer: Rethinking Softmax in Attention", 2022, "2202.08791"),
+    op="normalized_linear_attention",
+    state="constant",
+    state_size=lambda m: _linear_transformer_size(m) + 1,
+  ),
+  Entry(
+    name="hedgehog",
+    cls=Hedgehog,
+    paper=Paper(
+      "The Hedgehog & the Porcupine: Expressive Linear Attentions with Softmax Mimicry",
+      2024,
+      "2402.04347",
+    ),
+    op="normalized_linear_attention",
+    state="constant",
+    state_size=_linear_transformer_size,
+    rows=("S326",),
+  ),
+  Entry(
+    name="based",
+    cls=Based,
+    paper=Paper(
+      "Simple linear attention language models balance the recall-throughput tradeoff",
+      2024,
+      "2402.18668",
+    ),
+    op="normalized_linear_attention",
+    state="constant",
+    state_size=_linear_transformer_size,
+  ),
+  Entry(
+    name="rebased",
+    cls=ReBased,
+    paper=Paper(
+      "Linear Transformers with Learnable Kernel Functions are Better In-Context "
+      "Models",
+      2024,
+      "2402.10644",
+    ),
+    op="normalized_linear_attention",
+    state="constant",
+    state_size=_linear_transformer_size,
   ),
 )

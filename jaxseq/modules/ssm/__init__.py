@@ -1,10 +1,30 @@
 """State-space models and gated diagonal recurrences: a vector state."""
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
+from jaxseq.modules.ssm.mamba2 import Mamba2
+from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
-__all__ = ["MIXERS", "RGLRU", "S5"]
+__all__ = ["MIXERS", "Mamba2", "Mamba3", "MIMOMamba3", "RGLRU", "S5"]
+
+
+def _mamba2_size(m: Mamba2) -> int:
+  inputs = m.width + 2 * m.num_groups * m.state_size
+  return m.width * m.state_size + (MAMBA2_CONV_SIZE - 1) * inputs
+
+
+def _mamba3_size(m: Mamba3) -> int:
+  state = m.width * m.state_size
+  return (
+    state + m.rank * (m.heads * m.state_size + m.width) + m.heads * m.state_size // 4
+  )
+
+
+MAMBA3 = Paper(
+  "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
+)
 
 MIXERS = (
   Entry(
@@ -29,5 +49,35 @@ MIXERS = (
     op="diagonal_recurrence",
     state="constant",
     state_size=lambda m: CONV_SIZE * m.num_channels + 1,
+  ),
+  Entry(
+    name="mamba2",
+    cls=Mamba2,
+    paper=Paper(
+      "Transformers are SSMs: Generalized Models and Efficient Algorithms Through "
+      "Structured State Space Duality",
+      2024,
+      "2405.21060",
+    ),
+    op="scalar_decay",
+    state="constant",
+    state_size=_mamba2_size,
+    rows=("S357",),
+  ),
+  Entry(
+    name="mamba3",
+    cls=Mamba3,
+    paper=MAMBA3,
+    op="trapezoidal_decay",
+    state="constant",
+    state_size=_mamba3_size,
+  ),
+  Entry(
+    name="mamba3_mimo",
+    cls=MIMOMamba3,
+    paper=MAMBA3,
+    op="trapezoidal_decay",
+    state="constant",
+    state_size=_mamba3_size,
   ),
 )

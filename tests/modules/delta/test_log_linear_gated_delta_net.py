@@ -1,0 +1,20 @@
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseq import testing
+from jaxseq.modules.delta import GatedDeltaNet, LogLinearGatedDeltaNet
+
+
+def test_with_level_scales_of_one_it_is_gated_delta_net():
+  mixer = LogLinearGatedDeltaNet(features=32, dtype=jnp.float32)
+  params, x = testing.example(mixer)
+  params = params["params"]
+  x = x.at[..., 0].set(1)  # So that the scales can be softplus(log(e - 1)) = 1.
+  kernel = jnp.zeros((32, 4 * 15)).at[0].set(1)
+  ones = {"level_scales": {"kernel": kernel}}
+  gains = {"level_gains": jnp.full((4, 15), jnp.log(jnp.e - 1))}
+  y, _ = mixer.apply({"params": {**params, **ones, **gains}}, x)
+  base = {k: v for k, v in params.items() if not k.startswith("level")}
+  plain = GatedDeltaNet(features=32, dtype=jnp.float32)
+  want, _ = plain.apply({"params": base}, x)
+  np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
