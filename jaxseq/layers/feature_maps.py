@@ -33,7 +33,7 @@ def elu_plus_one(x: Float[Array, "... K"]) -> Float[Array, "... K"]:
   """phi(x) = elu(x) + 1 (Katharopoulos et al. 2020, arXiv:2006.16236, eq. 7)."""
   # As exp(x) where x < 0: elu(x) + 1 loses small features to rounding.
   y = _wide(x)
-  return jnp.where(y > 0, y + 1, jnp.exp(jnp.minimum(y, 0))).astype(x.dtype)
+  return jnp.where(y > 0, y + 1, jnp.exp(jnp.where(y > 0, 0, y))).astype(x.dtype)
 
 
 def relu(x: Float[Array, "... K"], epsilon: float = 0.0) -> Float[Array, "... K"]:
@@ -172,11 +172,15 @@ def orthogonal_projection(seed: int, rows: int, size: int) -> Float[np.ndarray, 
   The features' variance is less than that of independent rows (FAVOR+, sec. 3.2).
   """
   rng = np.random.default_rng(seed)
-  blocks = [
-    np.linalg.qr(rng.normal(size=(size, size)))[0] for _ in range(0, rows, size)
-  ]
+  blocks = [_rotation(rng, size) for _ in range(0, rows, size)]
   norms = np.linalg.norm(rng.normal(size=(rows, size)), axis=-1, keepdims=True)
   return (np.concatenate(blocks)[:rows] * norms).astype(np.float32)
+
+
+def _rotation(rng, size):
+  """Uniform among the orthogonal matrices. The signs of a QR alone would not be."""
+  Q, R = np.linalg.qr(rng.normal(size=(size, size)))
+  return Q * np.sign(np.diag(R))
 
 
 def _wide(x):

@@ -3,5 +3,13 @@
 from jaxseq.models.backbone import Backbone, BackboneConfig
 from jaxseq.models.language_model import LanguageModel
 from jaxseq.models.pooled import Classifier, Regressor
+from jaxseq.models.seq2seq import EncoderDecoder
 
-__all__ = ["Backbone", "BackboneConfig", "Classifier", "LanguageModel", "Regressor"]
+__all__ = [
+  "Backbone",
+  "BackboneConfig",
+  "Classifier",
+  "EncoderDecoder",
+  "LanguageModel",
+  "Regressor",
+]

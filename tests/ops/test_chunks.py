@@ -22,6 +22,10 @@ GATES = {  # By op, the kinds of its gates and their axes.
   "signed_scalar_decay": dict(decay="BTH"),
   "signed_diagonal_decay": dict(decay="BTHK"),
   "gated_delta_rule": dict(log_decay="BTH", beta="BTH"),
+  "channel_delta_rule": dict(log_decay="BTHK", beta="BTH"),
+  "decoupled_delta_rule": dict(log_decay="BTHK", erase="BTHK", write="BTHV"),
+  "dplr": dict(a="BTHK", b="BTHK", log_decay="BTHK"),
+  "splr": dict(p="BTHK", log_decay="BTH", beta="BTH"),
 }
 DECAYS = {
   "some": lambda rng, shape: -rng.exponential(size=shape),
@@ -39,6 +43,10 @@ def draw(op, T, decays="some", B=2, H=2, K=5, V=3):
   def gate(rng, kind, shape):
     if kind == "beta":
       return rng.uniform(0, 2, shape)
+    if kind in ("erase", "write"):
+      return rng.uniform(0, 1, shape)
+    if kind in ("a", "b", "p"):  # Small: the state must not grow.
+      return 0.2 * rng.normal(size=shape)
     log_decay = DECAYS[decays](rng, shape)
     return (
       log_decay
@@ -51,7 +59,7 @@ def draw(op, T, decays="some", B=2, H=2, K=5, V=3):
   normal = lambda axes: rng.normal(size=[sizes[a] for a in axes])
   q, k, v, state = (normal(axes) for axes in ("BTHK", "BTHK", "BTHV", "BHKV"))
   gates = [gate(rng, kind, [sizes[a] for a in GATES[op][kind]]) for kind in GATES[op]]
-  if "beta" in GATES[op]:
+  if GATES[op].keys() & {"beta", "erase"}:
     k /= np.linalg.norm(k, axis=-1, keepdims=True)
   return q, k, v, *gates, state
 
@@ -196,7 +204,7 @@ def test_fewer_heads_are_shared_by_neighbours(op):
 
 @pytest.mark.parametrize("op", GATES)
 def test_the_backward_pass_holds_no_state_for_each_token(op):
-  sizes = dict(B=1, T=32_768, H=16, K=128)
+  sizes = dict(B=1, T=32_768, H=16, K=128, V=128)
   shape = lambda axes, dtype: jax.ShapeDtypeStruct([sizes[a] for a in axes], dtype)
   tokens = [shape("BTHK", jnp.bfloat16)] * 3
   tokens += [shape(axes, jnp.float32) for axes in GATES[op].values()]

@@ -1,10 +1,24 @@
 """Delta rules: a matrix state that replaces what is stored under a key."""
 
+from jaxseq.modules.delta.comba import Comba
 from jaxseq.modules.delta.gated_delta_net import CONV_SIZE, GatedDeltaNet
+from jaxseq.modules.delta.gated_delta_net2 import GatedDeltaNet2
+from jaxseq.modules.delta.kimi_delta_attention import KimiDeltaAttention
 from jaxseq.modules.delta.log_linear_gated_delta_net import LogLinearGatedDeltaNet
+from jaxseq.modules.delta.meta_state import MetaState
+from jaxseq.modules.delta.rwkv7 import RWKV7
 from jaxseq.modules.mixer import Entry, Paper
 
-__all__ = ["MIXERS", "GatedDeltaNet", "LogLinearGatedDeltaNet"]
+__all__ = [
+  "MIXERS",
+  "Comba",
+  "GatedDeltaNet",
+  "GatedDeltaNet2",
+  "KimiDeltaAttention",
+  "LogLinearGatedDeltaNet",
+  "MetaState",
+  "RWKV7",
+]
 
 
 def _gated_delta_net_size(m: GatedDeltaNet) -> int:
@@ -37,5 +51,59 @@ MIXERS = (
     state="constant",
     state_size=_log_linear_gated_delta_net_size,
     rows=("S301",),
+  ),
+  Entry(
+    name="kimi_delta_attention",
+    cls=KimiDeltaAttention,
+    paper=Paper(
+      "Kimi Linear: An Expressive, Efficient Attention Architecture", 2025, "2510.26692"
+    ),
+    op="channel_delta_rule",
+    state="constant",
+    state_size=_gated_delta_net_size,
+  ),
+  Entry(
+    name="gated_delta_net2",
+    cls=GatedDeltaNet2,
+    paper=Paper(
+      "Gated DeltaNet-2: Decoupling Erase and Write in Linear Attention",
+      2026,
+      "2605.22791",
+    ),
+    op="decoupled_delta_rule",
+    state="constant",
+    state_size=_gated_delta_net_size,
+  ),
+  Entry(
+    name="comba",
+    cls=Comba,
+    paper=Paper("Improving Bilinear RNNs with Closed-loop Control", 2025, "2506.02475"),
+    op="splr",
+    state="constant",
+    state_size=_gated_delta_net_size,
+  ),
+  Entry(
+    name="rwkv7",
+    cls=RWKV7,
+    paper=Paper(
+      'RWKV-7 "Goose" with Expressive Dynamic State Evolution', 2025, "2503.14456"
+    ),
+    op="dplr",
+    state="constant",
+    state_size=lambda m: m.features * (m.head_size + 1),
+  ),
+  Entry(
+    name="meta_state",
+    cls=MetaState,
+    paper=Paper(
+      "Millions of States: Designing a Scalable MoE Architecture with RWKV-7 "
+      "Meta-learner",
+      2025,
+      "2504.08247",
+    ),
+    op="dplr",
+    state="constant",
+    state_size=lambda m: m.features * (m.head_size + 1),
+    rows=("S118",),
   ),
 )

@@ -6,15 +6,15 @@ S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,   o_t = S_t^T 
 y_t = (norm(o_t) * silu(x_t W_g)) W_o
 """
 
-import math
-from typing import NamedTuple
+from fractions import Fraction
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
+from jaxseq.layers import time_scales
 from jaxseq.modules.mixer import Mixer
 
 __all__ = ["GatedDeltaNet", "GatedDeltaNetState"]
@@ -52,16 +52,19 @@ class GatedDeltaNet(Mixer):
   expand_v: float = 2.0
   norm_epsilon: float = 1e-5
 
+  keys: ClassVar[Fraction] = Fraction(3, 4)  # Width of all keys, as a share of D.
+
   def __post_init__(self):
     super().__post_init__()
-    if self.head_dim is None and self.features * 3 % (4 * self.num_heads):
+    name = type(self).__name__
+    if self.head_dim is None and (self.features * self.keys) % self.num_heads:
       raise ValueError(
-        "GatedDeltaNet needs num_heads that divide 3/4 features = "
-        f"{self.features * 0.75:g}, or head_dim; got {self.num_heads}"
+        f"{name} needs num_heads that divide {self.keys} features = "
+        f"{float(self.features * self.keys):g}, or head_dim; got {self.num_heads}"
       )
     if self.value_heads % self.num_heads:
       raise ValueError(
-        f"GatedDeltaNet needs num_value_heads in multiples of num_heads = "
+        f"{name} needs num_value_heads in multiples of num_heads = "
         f"{self.num_heads}; got {self.num_value_heads}"
       )
 
@@ -71,7 +74,7 @@ class GatedDeltaNet(Mixer):
 
   @property
   def key_size(self) -> int:
-    return self.head_dim or self.features * 3 // (4 * self.num_heads)
+    return self.head_dim or int(self.features * self.keys) // self.num_heads
 
   @property
   def value_size(self) -> int:
@@ -84,23 +87,13 @@ class GatedDeltaNet(Mixer):
     H, K, V = self.value_heads, self.key_size, self.value_size
     before = GatedDeltaNetState(None, None, None, None) if state is None else state
 
-    def project(x, width, name, axes=("embed", "heads")):
-      return layers.projection(
-        width,
-        axes,
-        kernel_init=INIT,
-        dtype=self.dtype,
-        param_dtype=self.param_dtype,
-        name=name,
-      )(x)
-
     def mixed(name, count, size, inputs):
       """Projected, mixed with the tokens just before, by heads."""
       uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
       init = nn.with_logical_partitioning(uniform, (None, "heads"))
       shape = (CONV_SIZE, count * size)
       y, after = ops.short_conv(
-        project(x, count * size, name),
+        self._project(x, count * size, name),
         self.param(f"{name}_conv", init, shape, self.param_dtype),
         activation="silu",
         initial_state=inputs,
@@ -111,33 +104,68 @@ class GatedDeltaNet(Mixer):
     q, q_after = mixed("q", self.num_heads, K, before.q)
     k, k_after = mixed("k", self.num_heads, K, before.k)
     v, v_after = mixed("v", H, V, before.v)
-    q, k = (layers.l2_normalize(y).astype(self.dtype) for y in (q, k))
+    q, k = self._directions(q, k)
     q, k = (jnp.repeat(y, H // self.num_heads, axis=2) for y in (q, k))
-    beta = nn.sigmoid(project(x, H, "beta").astype(jnp.float32))
-    o, memory = ops.gated_delta_rule(
-      q,
-      k,
-      v,
-      self._log_decay(project(x, H, "dt")),
-      beta,
-      initial_state=before.memory,
-      segment_ids=segment_ids,
-      implementation=self.implementation,
-    )
+    gates = self._gates(x)
+    self.show(log_decay=gates[0])
+    o, memory = self._recur(x, q, k, v, *gates, before.memory, segment_ids)
     norm = layers.RMSNorm(
       self.norm_epsilon, axes=(None,), param_dtype=self.param_dtype, name="norm"
     )
-    o = norm(o).reshape(B, T, H * V) * nn.silu(project(x, H * V, "gate"))
-    y = project(o, self.features, "out", ("heads", "embed")).astype(x.dtype)
+    o = norm(o).reshape(B, T, H * V) * self._output_gate(x)
+    y = self._project(o, self.features, "out", ("heads", "embed")).astype(x.dtype)
     return y, GatedDeltaNetState(memory, q_after, k_after, v_after)
 
-  def _log_decay(self, dt):
-    """As in Mamba-2, with its initial rates and step sizes."""
-    rates = nn.with_logical_partitioning(_rate_init, ("heads",))
-    steps = nn.with_logical_partitioning(_step_init, ("heads",))
-    A_log = self.param("A_log", rates, dt.shape[-1:], self.param_dtype)
-    dt_bias = self.param("dt_bias", steps, dt.shape[-1:], self.param_dtype)
-    return -jnp.exp(A_log) * nn.softplus(dt.astype(jnp.float32) + dt_bias)
+  # The layers that derive from this one differ in some of the parts below.
+
+  def _project(self, x, width, name, axes=("embed", "heads"), **options):
+    return layers.projection(
+      width,
+      axes,
+      kernel_init=INIT,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      name=name,
+      **options,
+    )(x)
+
+  def _directions(self, q, k):
+    """Queries and keys of length 1."""
+    return tuple(layers.l2_normalize(y).astype(self.dtype) for y in (q, k))
+
+  def _gates(self, x):
+    """Log decay, and beta: float32, one a head. The decay is as in Mamba-2."""
+    H = self.value_heads
+    dt = self._project(x, H, "dt").astype(jnp.float32)
+    beta = nn.sigmoid(self._project(x, H, "beta").astype(jnp.float32))
+    return -self._rates() * nn.softplus(dt + self._steps(H)), beta
+
+  def _rates(self):
+    """exp(A_log), with Mamba-2's initial values; the paper gives none."""
+    init = nn.with_logical_partitioning(time_scales.rate_init, ("heads",))
+    return jnp.exp(self.param("A_log", init, (self.value_heads,), self.param_dtype))
+
+  def _steps(self, width):
+    """dt_bias, likewise."""
+    init = nn.with_logical_partitioning(time_scales.step_init, ("heads",))
+    return self.param("dt_bias", init, (width,), self.param_dtype)
+
+  def _recur(self, x, q, k, v, log_decay, beta, memory, segment_ids):
+    """Outputs and the memory after them."""
+    del x  # Further gates of the layers that derive from this one depend on it.
+    return ops.gated_delta_rule(
+      q,
+      k,
+      v,
+      log_decay,
+      beta,
+      initial_state=memory,
+      segment_ids=segment_ids,
+      implementation=self.implementation,
+    )
+
+  def _output_gate(self, x):
+    return nn.silu(self._project(x, self.value_heads * self.value_size, "gate"))
 
   @nn.nowrap
   def initial_state(self, batch_size: int) -> GatedDeltaNetState:
@@ -146,15 +174,3 @@ class GatedDeltaNet(Mixer):
     keys = self.num_heads * K
     memory = jnp.zeros((batch_size, H, K, V))
     return GatedDeltaNetState(memory, inputs(keys), inputs(keys), inputs(H * V))
-
-
-def _rate_init(key, shape, dtype):
-  """log A, A uniform in [1, 16] (Mamba-2's; the paper gives none)."""
-  return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, 16.0))
-
-
-def _step_init(key, shape, dtype):
-  """The inverse of softplus at step sizes log-uniform in [0.001, 0.1]."""
-  low, high = math.log(0.001), math.log(0.1)
-  dt = jnp.exp(jax.random.uniform(key, shape, dtype, low, high))
-  return dt + jnp.log(-jnp.expm1(-dt))

@@ -2,11 +2,16 @@
 
 from jaxseq.modules.linear.abc import ABC
 from jaxseq.modules.linear.based import Based
+from jaxseq.modules.linear.bidirectional_linear_transformer import (
+  BidirectionalLinearTransformer,
+)
 from jaxseq.modules.linear.cosformer import CosFormer
+from jaxseq.modules.linear.diag_attention import DiagAttention
 from jaxseq.modules.linear.gla import GatedLinearAttention
 from jaxseq.modules.linear.gsa import GatedSlotAttention
 from jaxseq.modules.linear.hedgehog import Hedgehog
 from jaxseq.modules.linear.hgrn2 import HGRN2
+from jaxseq.modules.linear.lightning_attention import LightningAttention
 from jaxseq.modules.linear.linear_transformer import LinearTransformer
 from jaxseq.modules.linear.log_linear_mamba2 import LogLinearMamba2
 from jaxseq.modules.linear.mlstm import CONV_SIZE as MLSTM_CONV_SIZE
@@ -19,6 +24,7 @@ from jaxseq.modules.linear.rfa import (
   SententialRandomFeatureAttention,
 )
 from jaxseq.modules.linear.rwkv6 import RWKV6
+from jaxseq.modules.linear.transnormer import TransNormer
 from jaxseq.modules.linear.xlstm_7b import XLSTM7B
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
@@ -31,10 +37,13 @@ __all__ = [
   "RWKV6",
   "XLSTM7B",
   "Based",
+  "BidirectionalLinearTransformer",
   "CosFormer",
+  "DiagAttention",
   "GatedLinearAttention",
   "GatedSlotAttention",
   "Hedgehog",
+  "LightningAttention",
   "LinearTransformer",
   "LogLinearMamba2",
   "Performer",
@@ -42,6 +51,7 @@ __all__ = [
   "ReBased",
   "Retention",
   "SententialRandomFeatureAttention",
+  "TransNormer",
 ]
 
 
@@ -166,6 +176,19 @@ MIXERS = (
     state_size=_linear_transformer_size,
   ),
   Entry(
+    name="bidirectional_linear_transformer",
+    cls=BidirectionalLinearTransformer,
+    paper=Paper(
+      "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
+      2020,
+      "2006.16236",
+    ),
+    op="linear_attention",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+  ),
+  Entry(
     name="performer",
     cls=Performer,
     paper=Paper("Rethinking Attention with Performers", 2020, "2009.14794"),
@@ -239,5 +262,36 @@ MIXERS = (
     op="normalized_linear_attention",
     state="constant",
     state_size=_linear_transformer_size,
+  ),
+  Entry(
+    name="lightning_attention",
+    cls=LightningAttention,
+    paper=Paper(
+      "Various Lengths, Constant Speed: Efficient Language Modeling with Lightning "
+      "Attention",
+      2024,
+      "2405.17381",
+    ),
+    op="scalar_decay",
+    state="constant",
+    state_size=lambda m: m.num_heads * m.head_size**2,
+  ),
+  Entry(
+    name="transnormer",
+    cls=TransNormer,
+    paper=Paper("The Devil in Linear Transformer", 2022, "2210.10340"),
+    op="linear_attention",
+    state="constant",
+    state_size=lambda m: m.num_heads * m.num_features * m.value_size,
+    rows=("S192",),
+  ),
+  Entry(
+    name="diag_attention",
+    cls=DiagAttention,
+    paper=Paper("The Devil in Linear Transformer", 2022, "2210.10340"),
+    op="softmax_attention",
+    state="window",
+    state_size=lambda m: 2 * m.window * m.features + 1,
+    rows=("S192",),
   ),
 )

@@ -26,7 +26,9 @@ class LinearTransformer(Mixer):
 
   num_heads: int = 4
 
-  use_bias = True  # Of the projections. Not an attribute: each paper's own.
+  # Not attributes: each paper has its own.
+  use_bias = True  # Of the projections.
+  least_denominator = 1e-6
 
   def __post_init__(self):
     super().__post_init__()
@@ -88,6 +90,7 @@ class LinearTransformer(Mixer):
       initial_state=state,
       segment_ids=segment_ids,
       scale=1.0,
+      epsilon=self.least_denominator,
       implementation=self.implementation,
       **options,
     )

@@ -15,10 +15,6 @@ from jaxseq.modules.linear.linear_transformer import LinearTransformer
 
 __all__ = ["ReBased"]
 
-# The features of a weight are of size K, so that bfloat16 leaves an error of about 0.1.
-# (The authors' code adds 1e-5.)
-LEAST_DENOMINATOR = 0.1
-
 
 class ReBased(LinearTransformer):
   """Attention by a quadratic kernel with a learned minimum.
@@ -32,6 +28,9 @@ class ReBased(LinearTransformer):
   norm_epsilon: float = 1e-5
 
   use_bias = False
+  # The sum of products that is a weight has terms of size K, so that in bfloat16 the
+  # error of a weight is about 0.1. (The authors' code adds 1e-5.)
+  least_denominator = 0.1
 
   @property
   def key_size(self) -> int:
@@ -52,6 +51,3 @@ class ReBased(LinearTransformer):
     )
     q, k = (feature_maps.quadratic(norm(y)) for y in (q, k))
     return q, k
-
-  def _attend(self, *args, **options):
-    return super()._attend(*args, epsilon=LEAST_DENOMINATOR, **options)

@@ -24,11 +24,6 @@ from jaxseq.modules.linear.linear_transformer import LinearTransformer
 
 __all__ = ["RandomFeatureAttention", "SententialRandomFeatureAttention"]
 
-# The kernel of vectors of norm one is exp(-2) or more at sigma = 1; what is less is an
-# error of its estimate, which may be negative. (The authors' code has 1 at the least,
-# without gates.)
-LEAST_DENOMINATOR = 0.1
-
 
 class RandomFeatureAttention(LinearTransformer):
   """Attention by random Fourier features, with a gate for recency.
@@ -40,6 +35,10 @@ class RandomFeatureAttention(LinearTransformer):
 
   num_projections: int = 64
   seed: int = 0
+
+  # The kernel of vectors of norm one is at least exp(-2), at sigma = 1. What is less is
+  # an error of its estimate, which may be negative. (The authors' code has 1, ungated.)
+  least_denominator = 0.1
 
   @property
   def num_features(self) -> int:
@@ -63,15 +62,7 @@ class RandomFeatureAttention(LinearTransformer):
     q, k = self.feature_map(q, k)
     gate = self._gate(real)
     k *= nn.sigmoid(-gate)[..., None]
-    o, state = self._attend(
-      q,
-      k,
-      v,
-      state,
-      segment_ids,
-      log_decay=nn.log_sigmoid(gate),
-      epsilon=LEAST_DENOMINATOR,
-    )
+    o, state = self._attend(q, k, v, state, segment_ids, log_decay=nn.log_sigmoid(gate))
     return self._output(o, x, segment_ids), state
 
 
@@ -101,12 +92,6 @@ class SententialRandomFeatureAttention(RandomFeatureAttention):
     log_decay = nn.log_sigmoid(self._gate(real))
     starts = False if sentence_starts is None else sentence_starts[..., None]
     o, state = self._attend(
-      q,
-      k,
-      v,
-      state,
-      segment_ids,
-      log_decay=jnp.where(starts, log_decay, 0),
-      epsilon=LEAST_DENOMINATOR,
+      q, k, v, state, segment_ids, log_decay=jnp.where(starts, log_decay, 0)
     )
     return self._output(o, x, segment_ids), state

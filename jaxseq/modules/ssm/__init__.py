@@ -1,4 +1,4 @@
-"""State-space models and gated diagonal recurrences: a vector state."""
+"""State-space models and gated diagonal recurrences."""
 
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE

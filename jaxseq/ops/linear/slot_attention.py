@@ -14,6 +14,7 @@ is one of K^T, that decays by what it puts out: within a chunk, with A_ij = q_i^
     (K_i q_i)_m = sum_j A_ij w_jm exp(g_{j+1,m} + ... + g_{i,m}) + what is left of K_0
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -163,24 +164,22 @@ def recurrent(inputs, slots):
 
 def chunked(inputs, slots):
   """Matrix products within chunks, the slots from chunk to chunk."""
-  scores, keys = _scores(inputs, slots.keys)
+  p, keys = _first_pass(inputs, slots.keys)
   w, g = inputs.gates
-  second = inputs._replace(
-    q=jax.nn.softmax(scores), k=w, gates=(g,), state=slots.values
-  )
+  second = inputs._replace(q=p, k=w, gates=(g,), state=slots.values)
   o, values = diagonal_decay.chunked(second)
   return o, SlotState(keys, values)
 
 
-def _scores(inputs, keys):
-  """The first pass: K_t q_t for all tokens [B, T, H, M], and the last K."""
+def _first_pass(inputs, keys):
+  """softmax(K_t q_t) of all tokens [B, T, H, M], and the last K."""
   q, k, v, (w, g), _, valid, starts = inputs
   T = q.shape[1]
   heads_first = lambda x: jnp.moveaxis(x, 3, 2)  # Each [N, B, H, C, ...].
   tokens = (q, k, w, g, valid[..., None], starts[..., None])
   tokens = jax.tree.map(heads_first, blocks.split(tokens, chunks.size_for(T)))
 
-  @jax.checkpoint
+  @functools.partial(jax.checkpoint, prevent_cse=False)
   def step(keys, tokens):
     q, k, w, g, valid, starts = tokens
     mask = chunks.masks(starts, valid)
@@ -191,28 +190,30 @@ def _scores(inputs, keys):
     scores = _decayed_sums(A, w, g, product)
     scores += since * product("...ik,...mk->...im", q, keys)
     keys = (jnp.exp(jnp.sum(g, axis=-2)) * mask.keeps)[..., None] * keys
-    return keys + product("...jm,...jk->...mk", until * w, k), scores
+    return keys + product("...jm,...jk->...mk", until * w, k), jax.nn.softmax(scores)
 
-  keys, scores = jax.lax.scan(step, keys, tokens)
-  return blocks.join(jnp.moveaxis(scores, 2, 3), T), keys
+  keys, p = jax.lax.scan(step, keys, tokens)
+  return blocks.join(jnp.moveaxis(p, 2, 3), T), keys
 
 
 def _decayed_sums(A, w, g, product):
   """sum_j A_ij w_jm exp(g_{j+1,m} + ... + g_{i,m}) for j <= i; C a power of two.
 
   Between the halves of a chunk that is a product of matrices, the decays split where
-  the second half begins. The halves are done together.
+  the second half begins. The halves are done together, those of few tokens as they
+  stand.
   """
-  half = A.shape[-1] // 2
-  if not half:
-    return A * w
-  blocks_of = lambda x: jnp.stack([x[..., :half, :], x[..., half:, :]])
+  C = A.shape[-1]
+  if C <= 8:
+    kept = jnp.exp(chunks.segment_sums(g.mT)) * w.mT[..., None, :]  # [..., M, C, C]
+    return jnp.sum(A[..., None, :, :] * kept, axis=-1).mT
+  half = C // 2
+  halves = lambda x: jnp.stack([x[..., :half, :], x[..., half:, :]])
+  across = A[..., half:, :half]
   within = jnp.stack([A[..., :half, :half], A[..., half:, half:]])
-  first, second = _decayed_sums(within, blocks_of(w), blocks_of(g), product)
-  (w, _), (g_0, g_1) = blocks_of(w), blocks_of(g)
-  earlier = product(
-    "...ij,...jm->...im", A[..., half:, :half], jnp.exp(_sums_after(g_0)) * w
-  )
+  first, second = _decayed_sums(within, halves(w), halves(g), product)
+  (w, _), (g_0, g_1) = halves(w), halves(g)
+  earlier = product("...ij,...jm->...im", across, jnp.exp(_sums_after(g_0)) * w)
   second += jnp.exp(jnp.cumsum(g_1, axis=-2)) * earlier
   return jnp.concatenate([first, second], axis=-2)
 

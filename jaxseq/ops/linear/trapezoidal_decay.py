@@ -142,33 +142,29 @@ def chunked(inputs: chunks.Inputs):
   follows = (valid & ~starts)[:, 1:, None]  # The next token is of the same document.
   later = jnp.pad(jnp.where(follows, w[:, 1:], 0), ((0, 0), (0, 1), (0, 0)))
   again = jnp.einsum("bhrk,bhrv->bhkv", state.k, state.v, precision="highest")
-  first = jnp.argmax(valid, axis=1)
+  place = jnp.arange(T)
+  first = jnp.min(jnp.where(valid, place, T - 1), axis=1)
   w_first = jnp.take_along_axis(w, first[:, None, None], axis=1)[:, 0]
   memory = state.memory + w_first[..., None, None] * again
 
   rows = lambda x: x.swapaxes(2, 3).reshape(B, T * R, H, -1)
   each = lambda x: jnp.repeat(x, R, axis=1)
-  heads = lambda x: jnp.where(_is_first(T, R, x.ndim), each(x), 0)
+  head = jnp.arange(T * R) % R == 0  # The first row of each token.
   by_row = chunks.Inputs(
     *(rows(x) for x in (q, k, v)),
-    (heads(g), each(c), each(later)),
+    (jnp.where(head[:, None], each(g), 0), each(c), each(later)),
     memory,
     each(valid),
-    heads(starts) != 0,
+    each(starts) & head,
   )
   size = max(1, chunks.size_for(T * R) // R) * R
   o, memory = chunks.by_chunk(functools.partial(_chunk, rank=R), by_row, size)
   o = o.reshape(B, T, R, H, -1).swapaxes(2, 3)
-  last = T - 1 - jnp.argmax(valid[:, ::-1], axis=1)[:, None, None, None, None]
+  last = jnp.max(jnp.where(valid, place, 0), axis=1)[:, None, None, None, None]
   of_last = lambda x: jnp.take_along_axis(x, last, axis=1)[:, 0].astype(memory.dtype)
   some = jnp.any(valid, axis=1)[:, None, None, None]
   k, v = jnp.where(some, of_last(k), state.k), jnp.where(some, of_last(v), state.v)
   return o, TrapezoidalState(memory, k, v)
-
-
-def _is_first(T, R, ndim):
-  """Which of T R rows are the first of their token."""
-  return (jnp.arange(T * R) % R == 0).reshape(1, T * R, *[1] * (ndim - 2))
 
 
 def _chunk(q, k, v, g, c, later, *, mask, rank):

@@ -121,6 +121,15 @@ def test_as_many_slots_as_tokens_are_softmax_attention():
   np.testing.assert_allclose(o[:, -1], want[:, -1], rtol=1e-4, atol=1e-5)
 
 
+def test_the_backward_pass_holds_no_slots_for_each_token():
+  T, K = 1024, 32
+  *tokens, _ = draw(T, B=1, H=1, K=K, V=K, M=K)
+  loss = lambda *tokens: jnp.sum(ops.slot_attention(*tokens)[0])
+  grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4)))
+  memory = grad.lower(*tokens).compile().memory_analysis()
+  assert memory.temp_size_in_bytes < T * K * K * 4 / 2
+
+
 def test_wrong_shapes_are_named():
   *tokens, (keys, values) = draw(4)
   with pytest.raises(ValueError, match="slot_attention needs values"):
