@@ -4,21 +4,25 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops import segments
+from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
 from jaxseq.ops.delta.channel_delta_rule import channel_delta_rule
 from jaxseq.ops.delta.decoupled_delta_rule import decoupled_delta_rule
+from jaxseq.ops.delta.delta_rule import delta_rule
 from jaxseq.ops.delta.dplr import dplr, iplr
 from jaxseq.ops.delta.gated_delta_rule import gated_delta_rule
 from jaxseq.ops.delta.log_linear_delta import log_linear_delta
 from jaxseq.ops.delta.splr import splr
 from jaxseq.ops.fenwick import FenwickState
+from jaxseq.ops.linear.additive_decay import AdditiveDecayState, additive_decay
+from jaxseq.ops.linear.bidirectional import bidirectional
 from jaxseq.ops.linear.diagonal_decay import diagonal_decay
 from jaxseq.ops.linear.linear_attention import linear_attention
 from jaxseq.ops.linear.log_linear import log_linear
 from jaxseq.ops.linear.mlstm import MLSTMState, mlstm
+from jaxseq.ops.linear.noncausal_linear_attention import noncausal_linear_attention
 from jaxseq.ops.linear.normalized_linear_attention import (
   LinearAttentionState,
   normalized_linear_attention,
@@ -39,6 +43,8 @@ from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
 
 __all__ = [
+  "AdditiveDecayState",
+  "additive_decay",
   "TrapezoidalState",
   "trapezoidal_decay",
   "FenwickState",
@@ -46,10 +52,13 @@ __all__ = [
   "LinearAttentionState",
   "MLSTMState",
   "SlotState",
+  "bidirectional",
   "channel_delta_rule",
   "decoupled_delta_rule",
+  "delta_rule",
   "diagonal_decay",
   "diagonal_recurrence",
+  "documents",
   "dplr",
   "gated_delta_rule",
   "iplr",
@@ -59,6 +68,7 @@ __all__ = [
   "log_linear_delta",
   "lstm",
   "mlstm",
+  "noncausal_linear_attention",
   "normalized_linear_attention",
   "product",
   "scalar_decay",

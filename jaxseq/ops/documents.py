@@ -1,4 +1,4 @@
-"""What all tokens of a document have in common: sums, means and softmax over its tokens.
+"""What the tokens of a document have in common: sums, means, softmax over its tokens.
 
 Sums are scattered by document and gathered again, so they cost O(T) however many
 documents a row has. Without `segment_ids` the row is one document, and what its tokens

@@ -21,6 +21,7 @@ GATES = {  # By op, the kinds of its gates and their axes.
   "diagonal_decay": dict(log_decay="BTHK"),
   "signed_scalar_decay": dict(decay="BTH"),
   "signed_diagonal_decay": dict(decay="BTHK"),
+  "delta_rule": dict(beta="BTH"),
   "gated_delta_rule": dict(log_decay="BTH", beta="BTH"),
   "channel_delta_rule": dict(log_decay="BTHK", beta="BTH"),
   "decoupled_delta_rule": dict(log_decay="BTHK", erase="BTHK", write="BTHV"),

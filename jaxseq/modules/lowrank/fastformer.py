@@ -73,11 +73,11 @@ class Fastformer(Mixer):
     kind = x.dtype
     x = ops.segments.clear_padding(x, segment_ids)
 
-    def project(x, width, name, axes):
+    def project(x, width, name, axes, use_bias=True):
       return layers.projection(
         width,
         axes,
-        use_bias=True,
+        use_bias=use_bias,
         kernel_init=nn.initializers.normal(0.02),  # BERT's, in which it stands.
         dtype=self.dtype,
         param_dtype=self.param_dtype,
@@ -85,8 +85,9 @@ class Fastformer(Mixer):
       )(x)
 
     def pool(x, name, before):
-      scores = project(x, self.num_heads, name, ("heads", None)).astype(jnp.float32)
-      scores *= (self.features // self.num_heads) ** -0.5
+      # A bias, which the authors' code has, would be the same for all tokens: no effect.
+      scores = project(x, self.num_heads, name, ("heads", None), use_bias=False)
+      scores = scores.astype(jnp.float32) * (self.features // self.num_heads) ** -0.5
       means, after = _running_means(scores, x, before, segment_ids, self.implementation)
       return read(means), after
 
@@ -116,7 +117,7 @@ class CausalFastformer(Fastformer):
 
 
 def _running_means(scores, x, before, segment_ids, implementation):
-  """Means of the heads of x [B, T, HK], weighted by exp(scores), over all tokens so far.
+  """Means of x [B, T, HK] over the tokens so far, weighted by exp(scores) in each head.
 
   Each is the last one moved towards x by the new token's share of all weights.
   """
