@@ -74,8 +74,8 @@ def favor_plus(
 
   phi(x) = M^-1/2 (exp(w_m^T y - |y|^2 / 2 - shift) + epsilon),    y = x K^-1/4
 
-  (FAVOR+, Choromanski et al. 2020, arXiv:2009.14794, lemma 1 and sec. 3). No exponent
-  is above |w_m|^2 / 2, which float32 holds up to about K = 128.
+  (FAVOR+, Choromanski et al. 2020, arXiv:2009.14794, lemma 1 and sec. 3). An exponent
+  is at most |w_m|^2 / 2, about K / 2. Above 60 it is cut, so that sums stay finite.
 
   Args:
     x: Queries or keys.
@@ -90,7 +90,7 @@ def favor_plus(
   exponents -= jnp.sum(y * y, axis=-1, keepdims=True) / 2
   if shift is None:
     shift = jax.lax.stop_gradient(jnp.max(exponents, axis=-1, keepdims=True))
-  features = jnp.exp(exponents - shift) + epsilon
+  features = jnp.exp(jnp.minimum(exponents - shift, 60.0)) + epsilon
   return (features * projection.shape[0] ** -0.5).astype(x.dtype)
 
 

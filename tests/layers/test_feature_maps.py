@@ -90,6 +90,9 @@ def test_a_shift_cancels_and_prevents_overflow():
   share = lambda y: y / y.sum(-1, keepdims=True)
   np.testing.assert_allclose(share(shifted), share(plain), rtol=1e-4)
   np.testing.assert_allclose(shifted.max(-1), 0.25, rtol=1e-6)  # 16^-1/2
+  W = feature_maps.orthogonal_projection(0, 256, 256)
+  largest = feature_maps.favor_plus(jnp.asarray(W) * 256**0.25, W).max()
+  np.testing.assert_allclose(largest, np.exp(60) / 16, rtol=1e-4)  # And not exp(128).
 
 
 def test_projections_are_orthogonal_in_blocks_and_depend_on_the_seed_alone():

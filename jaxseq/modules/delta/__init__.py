@@ -1,6 +1,7 @@
 """Delta rules: a matrix state that replaces what is stored under a key."""
 
 from jaxseq.modules.delta.comba import Comba
+from jaxseq.modules.delta.delta_net import DeltaNet
 from jaxseq.modules.delta.gated_delta_net import CONV_SIZE, GatedDeltaNet
 from jaxseq.modules.delta.gated_delta_net2 import GatedDeltaNet2
 from jaxseq.modules.delta.kimi_delta_attention import KimiDeltaAttention
@@ -12,6 +13,7 @@ from jaxseq.modules.mixer import Entry, Paper
 __all__ = [
   "MIXERS",
   "Comba",
+  "DeltaNet",
   "GatedDeltaNet",
   "GatedDeltaNet2",
   "KimiDeltaAttention",
@@ -33,6 +35,19 @@ def _log_linear_gated_delta_net_size(m: LogLinearGatedDeltaNet) -> int:
 
 
 MIXERS = (
+  Entry(
+    name="delta_net",
+    cls=DeltaNet,
+    paper=Paper(
+      "Parallelizing Linear Transformers with the Delta Rule over Sequence Length",
+      2024,
+      "2406.06484",
+    ),
+    op="delta_rule",
+    state="constant",
+    state_size=_gated_delta_net_size,
+    rows=("S063", "S357"),
+  ),
   Entry(
     name="gated_delta_net",
     cls=GatedDeltaNet,

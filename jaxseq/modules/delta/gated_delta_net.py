@@ -4,6 +4,9 @@ q, k, v = silu(conv(x W)),  q and k of length 1 in each head
 g_t = -exp(A_log) softplus(x_t W_a + dt_bias),   beta_t = sigmoid(x_t W_b)
 S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,   o_t = S_t^T q_t
 y_t = (norm(o_t) * silu(x_t W_g)) W_o
+
+With `negative_eigenvalues` beta is twice that, in (0, 2), and I - beta k k^T may reflect
+(Grazzi et al. 2024, arXiv:2411.12537): such layers learn parity.
 """
 
 from fractions import Fraction
@@ -43,6 +46,7 @@ class GatedDeltaNet(Mixer):
       keys are shared among them (Qwen3-Next). H if None.
     head_dim: K of a head. 3/4 D / H if None, as in the paper's 1.3B model.
     expand_v: V / K.
+    negative_eigenvalues: Whether beta ranges over (0, 2) instead of (0, 1).
     norm_epsilon: Of the norm over each head's outputs.
   """
 
@@ -50,6 +54,7 @@ class GatedDeltaNet(Mixer):
   num_value_heads: int | None = None
   head_dim: int | None = None
   expand_v: float = 2.0
+  negative_eigenvalues: bool = False
   norm_epsilon: float = 1e-5
 
   keys: ClassVar[Fraction] = Fraction(3, 4)  # Width of all keys, as a share of D.
@@ -107,7 +112,6 @@ class GatedDeltaNet(Mixer):
     q, k = self._directions(q, k)
     q, k = (jnp.repeat(y, H // self.num_heads, axis=2) for y in (q, k))
     gates = self._gates(x)
-    self.show(log_decay=gates[0])
     o, memory = self._recur(x, q, k, v, *gates, before.memory, segment_ids)
     norm = layers.RMSNorm(
       self.norm_epsilon, axes=(None,), param_dtype=self.param_dtype, name="norm"
@@ -137,8 +141,14 @@ class GatedDeltaNet(Mixer):
     """Log decay, and beta: float32, one a head. The decay is as in Mamba-2."""
     H = self.value_heads
     dt = self._project(x, H, "dt").astype(jnp.float32)
-    beta = nn.sigmoid(self._project(x, H, "beta").astype(jnp.float32))
-    return -self._rates() * nn.softplus(dt + self._steps(H)), beta
+    log_decay = -self._rates() * nn.softplus(dt + self._steps(H))
+    self.show(log_decay=log_decay)
+    return log_decay, self._beta(x)
+
+  def _beta(self, x):
+    """How much of the old value each head replaces."""
+    beta = nn.sigmoid(self._project(x, self.value_heads, "beta").astype(jnp.float32))
+    return 2 * beta if self.negative_eigenvalues else beta
 
   def _rates(self):
     """exp(A_log), with Mamba-2's initial values; the paper gives none."""

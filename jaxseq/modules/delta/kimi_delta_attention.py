@@ -27,6 +27,7 @@ class KimiDeltaAttention(GatedDeltaNet):
     num_value_heads: Heads of values, gates and memories, a multiple of H. H if None.
     head_dim: K of a head. D / H if None.
     expand_v: V / K.
+    negative_eigenvalues: Whether beta ranges over (0, 2) instead of (0, 1).
     norm_epsilon: Of the norm over each head's outputs.
   """
 
@@ -36,8 +37,9 @@ class KimiDeltaAttention(GatedDeltaNet):
 
   def _gates(self, x):
     """Log decays by channel, and beta."""
-    beta = nn.sigmoid(self._project(x, self.value_heads, "beta").astype(jnp.float32))
-    return self._log_decay(x), beta
+    log_decay = self._log_decay(x)
+    self.show(log_decay=log_decay)
+    return log_decay, self._beta(x)
 
   def _log_decay(self, x):
     H, K = self.value_heads, self.key_size

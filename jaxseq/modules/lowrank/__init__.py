@@ -1,9 +1,24 @@
 """Attention matrices of low rank, by features, hashes and flows."""
 
 from jaxseq.modules.lowrank.fastformer import CausalFastformer, Fastformer
+from jaxseq.modules.lowrank.flow_attention import (
+  BidirectionalFlowAttention,
+  FlowAttention,
+)
 from jaxseq.modules.mixer import Entry, Paper
 
-__all__ = ["MIXERS", "CausalFastformer", "Fastformer"]
+__all__ = [
+  "MIXERS",
+  "BidirectionalFlowAttention",
+  "CausalFastformer",
+  "Fastformer",
+  "FlowAttention",
+]
+
+
+def _flow_size(m: FlowAttention) -> int:
+  return m.features * (m.head_size + 4) + m.num_heads + 1
+
 
 MIXERS = (
   Entry(
@@ -27,5 +42,32 @@ MIXERS = (
     op="diagonal_recurrence",
     state="constant",
     state_size=lambda m: 2 * (m.features + m.num_heads),
+  ),
+  Entry(
+    name="flow_attention",
+    cls=FlowAttention,
+    paper=Paper(
+      "Flowformer: Linearizing Transformers with Conservation Flows",
+      2022,
+      "2202.06258",
+    ),
+    op="linear_attention",
+    state="constant",
+    state_size=_flow_size,
+    rows=("S358",),
+  ),
+  Entry(
+    name="flow_attention_bidirectional",
+    cls=BidirectionalFlowAttention,
+    paper=Paper(
+      "Flowformer: Linearizing Transformers with Conservation Flows",
+      2022,
+      "2202.06258",
+    ),
+    op="linear_attention",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+    rows=("S358",),
   ),
 )

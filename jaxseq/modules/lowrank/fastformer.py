@@ -85,7 +85,7 @@ class Fastformer(Mixer):
       )(x)
 
     def pool(x, name, before):
-      # A bias, which the authors' code has, would be the same for all tokens: no effect.
+      # No bias, as the authors' code has: the softmax would not see it.
       scores = project(x, self.num_heads, name, ("heads", None), use_bias=False)
       scores = scores.astype(jnp.float32) * (self.features // self.num_heads) ** -0.5
       means, after = _running_means(scores, x, before, segment_ids, self.implementation)
