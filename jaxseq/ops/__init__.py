@@ -10,6 +10,7 @@ from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
 from jaxseq.ops.delta.channel_delta_rule import channel_delta_rule
 from jaxseq.ops.delta.decoupled_delta_rule import decoupled_delta_rule
+from jaxseq.ops.delta.delta_product import delta_product
 from jaxseq.ops.delta.delta_rule import delta_rule
 from jaxseq.ops.delta.dplr import dplr, iplr
 from jaxseq.ops.delta.gated_delta_rule import gated_delta_rule
@@ -27,6 +28,7 @@ from jaxseq.ops.linear.normalized_linear_attention import (
   LinearAttentionState,
   normalized_linear_attention,
 )
+from jaxseq.ops.linear.prefix_linear_attention import prefix_linear_attention
 from jaxseq.ops.linear.scalar_decay import scalar_decay
 from jaxseq.ops.linear.signed_diagonal_decay import signed_diagonal_decay
 from jaxseq.ops.linear.signed_scalar_decay import signed_scalar_decay
@@ -55,6 +57,7 @@ __all__ = [
   "bidirectional",
   "channel_delta_rule",
   "decoupled_delta_rule",
+  "delta_product",
   "delta_rule",
   "diagonal_decay",
   "diagonal_recurrence",
@@ -70,6 +73,7 @@ __all__ = [
   "mlstm",
   "noncausal_linear_attention",
   "normalized_linear_attention",
+  "prefix_linear_attention",
   "product",
   "scalar_decay",
   "segments",

@@ -2,6 +2,7 @@
 
 from jaxseq.modules.delta.comba import Comba
 from jaxseq.modules.delta.delta_net import DeltaNet
+from jaxseq.modules.delta.delta_product import DeltaProduct, GatedDeltaProduct
 from jaxseq.modules.delta.gated_delta_net import CONV_SIZE, GatedDeltaNet
 from jaxseq.modules.delta.gated_delta_net2 import GatedDeltaNet2
 from jaxseq.modules.delta.kimi_delta_attention import KimiDeltaAttention
@@ -14,8 +15,10 @@ __all__ = [
   "MIXERS",
   "Comba",
   "DeltaNet",
+  "DeltaProduct",
   "GatedDeltaNet",
   "GatedDeltaNet2",
+  "GatedDeltaProduct",
   "KimiDeltaAttention",
   "LogLinearGatedDeltaNet",
   "MetaState",
@@ -26,13 +29,20 @@ __all__ = [
 def _gated_delta_net_size(m: GatedDeltaNet) -> int:
   values = m.value_heads * m.value_size
   keys = m.num_heads * m.key_size
-  return m.key_size * values + (CONV_SIZE - 1) * (2 * keys + values)
+  inputs = keys + m.num_steps * (keys + values)
+  return m.key_size * values + (CONV_SIZE - 1) * inputs
 
 
 def _log_linear_gated_delta_net_size(m: LogLinearGatedDeltaNet) -> int:
   more = (m.num_levels - 2) * m.value_heads * m.key_size * m.value_size
   return _gated_delta_net_size(m) + more + 1
 
+
+DELTA_PRODUCT = Paper(
+  "DeltaProduct: Improving State-Tracking in Linear RNNs via Householder Products",
+  2025,
+  "2502.10297",
+)
 
 MIXERS = (
   Entry(
@@ -47,6 +57,24 @@ MIXERS = (
     state="constant",
     state_size=_gated_delta_net_size,
     rows=("S063", "S357"),
+  ),
+  Entry(
+    name="delta_product",
+    cls=DeltaProduct,
+    paper=DELTA_PRODUCT,
+    op="delta_product",
+    state="constant",
+    state_size=_gated_delta_net_size,
+    rows=("S083",),
+  ),
+  Entry(
+    name="gated_delta_product",
+    cls=GatedDeltaProduct,
+    paper=DELTA_PRODUCT,
+    op="delta_product",
+    state="constant",
+    state_size=_gated_delta_net_size,
+    rows=("S083",),
   ),
   Entry(
     name="gated_delta_net",

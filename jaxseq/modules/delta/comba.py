@@ -27,11 +27,17 @@ class Comba(GatedDeltaNet):
     num_value_heads: Heads of values, gates and memories, a multiple of H. H if None.
     head_dim: K of a head. 3/4 D / H if None.
     expand_v: V / K.
+    negative_eigenvalues: False: with beta beyond 1 the state could grow.
     norm_epsilon: Of the norm over each head's outputs.
     initial_correction: Of d. The authors take 1 for 1.3B parameters, 0.02 for 340M.
   """
 
   initial_correction: float = 1.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.negative_eigenvalues:
+      raise ValueError("Comba needs negative_eigenvalues = False; got True")
 
   def _directions(self, q, k):
     init = nn.initializers.constant(self.initial_correction)

@@ -107,8 +107,8 @@ class GatedDeltaNet(Mixer):
       return y.reshape(B, T, count, size), after
 
     q, q_after = mixed("q", self.num_heads, K, before.q)
-    k, k_after = mixed("k", self.num_heads, K, before.k)
-    v, v_after = mixed("v", H, V, before.v)
+    k, k_after = mixed("k", self.num_steps * self.num_heads, K, before.k)
+    v, v_after = mixed("v", self.num_steps * H, V, before.v)
     q, k = self._directions(q, k)
     q, k = (jnp.repeat(y, H // self.num_heads, axis=2) for y in (q, k))
     gates = self._gates(x)
@@ -121,6 +121,11 @@ class GatedDeltaNet(Mixer):
     return y, GatedDeltaNetState(memory, q_after, k_after, v_after)
 
   # The layers that derive from this one differ in some of the parts below.
+
+  @property
+  def num_steps(self) -> int:
+    """Steps of the delta rule that a token makes; its keys and values are as many."""
+    return 1
 
   def _project(self, x, width, name, axes=("embed", "heads"), **options):
     return layers.projection(
@@ -146,8 +151,9 @@ class GatedDeltaNet(Mixer):
     return log_decay, self._beta(x)
 
   def _beta(self, x):
-    """How much of the old value each head replaces."""
-    beta = nn.sigmoid(self._project(x, self.value_heads, "beta").astype(jnp.float32))
+    """How much of the old value each head replaces, in each step."""
+    width = self.num_steps * self.value_heads
+    beta = nn.sigmoid(self._project(x, width, "beta").astype(jnp.float32))
     return 2 * beta if self.negative_eigenvalues else beta
 
   def _rates(self):
@@ -181,6 +187,6 @@ class GatedDeltaNet(Mixer):
   def initial_state(self, batch_size: int) -> GatedDeltaNetState:
     H, K, V = self.value_heads, self.key_size, self.value_size
     inputs = lambda width: jnp.zeros((batch_size, CONV_SIZE - 1, width))
-    keys = self.num_heads * K
+    keys, n = self.num_heads * K, self.num_steps
     memory = jnp.zeros((batch_size, H, K, V))
-    return GatedDeltaNetState(memory, inputs(keys), inputs(keys), inputs(H * V))
+    return GatedDeltaNetState(memory, inputs(keys), inputs(n * keys), inputs(n * H * V))

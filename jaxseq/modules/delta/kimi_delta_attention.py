@@ -37,16 +37,16 @@ class KimiDeltaAttention(GatedDeltaNet):
 
   def _gates(self, x):
     """Log decays by channel, and beta."""
-    log_decay = self._log_decay(x)
-    self.show(log_decay=log_decay)
-    return log_decay, self._beta(x)
+    return self._log_decay(x), self._beta(x)
 
   def _log_decay(self, x):
     H, K = self.value_heads, self.key_size
     low = self._project(x, self.value_size, "decay_down", ("embed", None))
     dt = self._project(low, H * K, "decay_up", (None, "heads")).astype(jnp.float32)
     dt = nn.softplus(dt + self._steps(H * K)).reshape(*x.shape[:2], H, K)
-    return -self._rates()[:, None] * dt
+    log_decay = -self._rates()[:, None] * dt
+    self.show(log_decay=log_decay)
+    return log_decay
 
   def _recur(self, x, q, k, v, log_decay, beta, memory, segment_ids):
     return ops.channel_delta_rule(

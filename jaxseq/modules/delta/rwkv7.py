@@ -1,8 +1,8 @@
 """The time mixing of RWKV-7, Goose (Peng et al. 2025, arXiv:2503.14456, sec. 4).
 
-x^c_t = x_t + (x_{t-1} - x_t) * mu_c                             c in r, w, k, v, a, g
+x^c_t = x_t + (x_{t-1} - x_t) * mu_c                             c of r, w, k, v, a, g
 g_t = -e^-1/2 sigmoid(w + tanh(x^w_t A_w) B_w)                   log decays by channel
-a_t = sigmoid(a + x^a_t A_a B_a)                                 learning rates, likewise
+a_t = sigmoid(a + x^a_t A_a B_a)                                 learning rates
 k^_t = (k_t * xi) / |k_t * xi|,    k~_t = k_t * (1 + (a_t - 1) * alpha)
 S_t = (diag(exp(g_t)) - (a_t * k^_t) k^_t^T) S_{t-1} + k~_t v_t^T
 p_t = norm(S_t^T r_t) + (r_t . (rho * k~_t)) v_t
@@ -72,10 +72,9 @@ class RWKV7(Mixer):
       NORM_EPSILON, use_bias=True, param_dtype=self.param_dtype, name="norm"
     )
     k, v = tokens[:2]
-    weight = jnp.sum(
-      r.astype(jnp.float32) * k * self._own("bonus", _constant(-0.04)), -1
-    )
-    p = norm(o) + (weight[..., None] * v).reshape(x.shape).astype(o.dtype)
+    bonus = r * k * self._own("bonus", nn.initializers.constant(-0.04))
+    present = jnp.sum(bonus, axis=-1, keepdims=True) * v
+    p = norm(o) + present.reshape(x.shape).astype(o.dtype)
     gate = self._low_rank(mixed["g"], 5.0, "gate", nn.sigmoid)
     y = self._project(p * gate, "out", nn.initializers.zeros, ("heads", "embed"))
     y = self._finish(x, y.astype(x.dtype), tokens, memory, segment_ids)
@@ -112,7 +111,7 @@ class RWKV7(Mixer):
     low = self._low_rank(mixed["a"], 2.5, "rate").astype(jnp.float32)
     rate = nn.sigmoid(self._heads(low) + self._own("rate", _rate_init))
     direction = layers.l2_normalize(k * self._own("direction", _direction_init), 1e-12)
-    k = k * (1 + (rate - 1) * self._own("key_rate", _constant(1.02)))
+    k = k * (1 + (rate - 1) * self._own("key_rate", nn.initializers.constant(1.02)))
     log_decay = -jnp.exp(-0.5) * nn.sigmoid(w)
     self.show(log_decay=log_decay)
     return k.astype(self.dtype), v, rate * direction, -direction, log_decay
@@ -164,10 +163,6 @@ class RWKV7(Mixer):
 
 def _mix_init(key, shape, dtype, power):
   return (1 - (jnp.arange(shape[0]) / shape[0]) ** power).astype(dtype)
-
-
-def _constant(value):
-  return nn.initializers.constant(value)
 
 
 def _ramp(shape):

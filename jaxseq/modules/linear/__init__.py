@@ -11,6 +11,7 @@ from jaxseq.modules.linear.gla import GatedLinearAttention
 from jaxseq.modules.linear.gsa import GatedSlotAttention
 from jaxseq.modules.linear.hedgehog import Hedgehog
 from jaxseq.modules.linear.hgrn2 import HGRN2
+from jaxseq.modules.linear.lightnet import LightNet
 from jaxseq.modules.linear.lightning_attention import LightningAttention
 from jaxseq.modules.linear.linear_transformer import LinearTransformer
 from jaxseq.modules.linear.log_linear_mamba2 import LogLinearMamba2
@@ -23,6 +24,8 @@ from jaxseq.modules.linear.rfa import (
   RandomFeatureAttention,
   SententialRandomFeatureAttention,
 )
+from jaxseq.modules.linear.rodimus import CONV_SIZE as RODIMUS_CONV_SIZE
+from jaxseq.modules.linear.rodimus import Rodimus
 from jaxseq.modules.linear.rwkv6 import RWKV6
 from jaxseq.modules.linear.transnormer import TransNormer
 from jaxseq.modules.linear.xlstm_7b import XLSTM7B
@@ -43,6 +46,7 @@ __all__ = [
   "GatedLinearAttention",
   "GatedSlotAttention",
   "Hedgehog",
+  "LightNet",
   "LightningAttention",
   "LinearTransformer",
   "LogLinearMamba2",
@@ -50,6 +54,7 @@ __all__ = [
   "RandomFeatureAttention",
   "ReBased",
   "Retention",
+  "Rodimus",
   "SententialRandomFeatureAttention",
   "TransNormer",
 ]
@@ -293,5 +298,30 @@ MIXERS = (
     state="window",
     state_size=lambda m: 2 * m.window * m.features + 1,
     rows=("S192",),
+  ),
+  Entry(
+    name="lightnet",
+    cls=LightNet,
+    paper=Paper(
+      "You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet",
+      2024,
+      "2405.21022",
+    ),
+    op="additive_decay",
+    state="constant",
+    state_size=lambda m: m.features * (m.head_size + 1),
+    rows=("S054",),
+  ),
+  Entry(
+    name="rodimus",
+    cls=Rodimus,
+    paper=Paper(
+      "Rodimus*: Breaking the Accuracy-Efficiency Trade-Off with Efficient Attentions",
+      2024,
+      "2410.06577",
+    ),
+    op="diagonal_decay",
+    state="constant",
+    state_size=lambda m: m.inner_features * (m.state_size + RODIMUS_CONV_SIZE - 1),
   ),
 )

@@ -2,8 +2,8 @@
 
 o_t = S^T phi(q_t) / z^T phi(q_t),   S = sum_j phi(k_j) v_j^T,   z = sum_j phi(k_j)
 
-over all j of the document; arXiv:2006.16236. Packed documents are read from both ends:
-from the left up to each token, from the right from the token after it.
+over all j of the document; arXiv:2006.16236. Packed documents are read from both ends,
+from the left up to each token and from the right down to the one after it.
 """
 
 import flax.linen as nn
@@ -28,10 +28,11 @@ class BidirectionalLinearTransformer(LinearTransformer):
     q, k, v = self._heads(ops.segments.clear_padding(x, segment_ids))
     q, k = self.feature_map(q, k)
     v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
-    if segment_ids is None:
+    if segment_ids is None and self.implementation == "auto":
       sums = _of_the_row(q, k, v)
     else:
-      sums = _of_the_document(q, k, v, segment_ids, self.implementation)
+      ids = jnp.ones(x.shape[:2], jnp.int32) if segment_ids is None else segment_ids
+      sums = _of_the_document(q, k, v, ids, self.implementation)
     sums = sums.astype(jnp.float32)
     o = sums[..., :-1] / jnp.maximum(sums[..., -1:], self.least_denominator)
     return self._output(o.astype(v.dtype), x, segment_ids), None

@@ -1,6 +1,7 @@
 """LightNet, causal (Qin et al. 2024, arXiv:2405.21022, sec. 3).
 
-S_t = diag(D_{t-1} / D_t) S_{t-1} + (exp(k_t) / D_t) v_t^T,   D_t = sum_{j <= t} exp(k_j)
+D_t = D_{t-1} + exp(k_t)
+S_t = diag(D_{t-1} / D_t) S_{t-1} + (exp(k_t) / D_t) v_t^T
 o_t = S_t^T swish(x_t W_q)
 y_t = (norm(o_t) * swish(x_t W_1 W_2)) W_o
 

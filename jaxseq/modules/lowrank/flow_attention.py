@@ -32,10 +32,8 @@ class FlowState(NamedTuple):
   """The sums over the tokens so far, and their number."""
 
   memory: Float[Array, "B H K V"]
-  keys: Float[Array, "B H K"]
-  queries: Float[Array, "B H K"]
-  outgoing: Float[Array, "B H K"]
-  incoming: Float[Array, "B H K"]
+  features: Float[Array, "B 2 H K"]  # Of keys, and of queries.
+  shares: Float[Array, "B 2 H K"]  # The same by what goes out, and by what comes in.
   competition: Float[Array, "B H"]
   length: Int[Array, "B"]
 
@@ -115,30 +113,28 @@ class FlowAttention(Mixer):
       return jnp.sum((features + EPSILON) * (sums + EPSILON), axis=-1)
 
     q, k = (nn.sigmoid(heads(name).astype(jnp.float32)) for name in "qk")
-    v = heads("v")
+    # Sinks and sources, and the same the other way round.
+    ends, others = jnp.stack([q, k], axis=2), jnp.stack([k, q], axis=2)
     place = ops.segments.positions(segment_ids, before.length, (B, T))
     n = jnp.maximum(read(place + 1.0), 1)[..., None]  # Padding may come first.
-
-    all_k, keys = total(k, before.keys)
-    all_q, queries = total(q, before.queries)
-    into, out_of = n / flow(q, all_k), n / flow(k, all_q)
-    all_k, outgoing = total(k * out_of[..., None], before.outgoing)
-    all_q, incoming = total(q * into[..., None], before.incoming)
+    sums, features = total(others, before.features)
+    through = n[..., None] / flow(ends, sums)  # Of sinks, and of sources.
+    sums, shares = total(others * through[:, :, ::-1, :, None], before.shares)
+    sink, source = jnp.moveaxis(flow(ends, sums), 2, 0) / n
     # Clipped, as in the authors' code, against sources that take everything.
-    source = jnp.exp(jnp.clip(flow(k, all_q) / n, -1, 1))
+    source = jnp.exp(jnp.clip(source, -1, 1))
     sources, competition = total(source, before.competition)
-    share = source / jnp.maximum(sources, EPSILON)  # Zero at padding alone.
-    v = (v * (share * n)[..., None]).astype(self.dtype)
+    won = n * source / jnp.maximum(sources, EPSILON)  # No sources at padding alone.
     o, memory = attend(
-      (q * (into / n)[..., None]).astype(self.dtype),
+      (q * (through[:, :, 0] / n)[..., None]).astype(self.dtype),
       k.astype(self.dtype),
-      v,
+      (heads("v") * won[..., None]).astype(self.dtype),
       before.memory,
     )
-    o = nn.sigmoid(flow(q, all_k) / n)[..., None] * o
+    o = nn.sigmoid(sink)[..., None] * o
     y = project(o.reshape(x.shape), "out", ("heads", "embed")).astype(kind)
     length = ops.segments.length_after(segment_ids, before.length, T)
-    after = FlowState(memory, keys, queries, outgoing, incoming, competition, length)
+    after = FlowState(memory, features, shares, competition, length)
     return ops.segments.clear_padding(y, segment_ids), after
 
   @nn.nowrap
@@ -146,15 +142,13 @@ class FlowAttention(Mixer):
     return self._no_tokens(batch_size)
 
   def _no_tokens(self, batch_size):
-    vector = jnp.zeros((batch_size, self.num_heads, self.head_size))
+    B, H, K = batch_size, self.num_heads, self.head_size
     return FlowState(
-      memory=jnp.zeros((*vector.shape, self.head_size)),
-      keys=vector,
-      queries=vector,
-      outgoing=vector,
-      incoming=vector,
-      competition=jnp.zeros(vector.shape[:2]),
-      length=jnp.zeros(batch_size, jnp.int32),
+      memory=jnp.zeros((B, H, K, K)),
+      features=jnp.zeros((B, 2, H, K)),
+      shares=jnp.zeros((B, 2, H, K)),
+      competition=jnp.zeros((B, H)),
+      length=jnp.zeros(B, jnp.int32),
     )
 
 

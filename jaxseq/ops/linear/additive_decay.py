@@ -1,6 +1,6 @@
 """Linear attention with additive decays: LightNet (Qin et al. 2024, arXiv:2405.21022).
 
-    D_t = D_{t-1} + exp(d_t)                                         for each channel [K]
+    D_t = D_{t-1} + exp(d_t)                                          [K]
     S_t = diag(D_{t-1} / D_t) S_{t-1} + (exp(d_t) / D_t) v_t^T        state [K, V]
     o_t = S_t^T q_t
 
@@ -10,13 +10,14 @@ sigmoid(u_t) and the decay 1 - sigmoid(u_t), so this is `diagonal_decay` once z 
 known, which takes one running sum.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import checks, chunks, dispatch
+from jaxseq.ops import blocks, checks, chunks, dispatch
 from jaxseq.ops.dispatch import Form
 from jaxseq.ops.linear import diagonal_decay
 
@@ -25,6 +26,9 @@ __all__ = ["EMPTY", "IMPLEMENTATIONS", "AdditiveDecayState", "additive_decay"]
 EMPTY = (
   -1e30
 )  # z where there were no tokens; its exponential is 0, its gradient finite.
+
+
+BLOCK_SIZE = 2048  # Tokens whose sums are made at once: few steps of much work.
 
 
 class AdditiveDecayState(NamedTuple):
@@ -107,21 +111,34 @@ def _as_diagonal_decay(form):
   """A form of `diagonal_decay`, once every z is known."""
 
   def run(inputs, z):
-    valid = inputs.valid[..., None, None]
-    d = jnp.where(valid, inputs.k.astype(z.dtype), EMPTY)
-    before, last = _running_log_sums(d, z, inputs.starts)
-    excess = jnp.where(valid, d - before, EMPTY)
-    k = jax.nn.sigmoid(excess).astype(inputs.k.dtype)
-    o, S = form(inputs._replace(k=k, gates=(jax.nn.log_sigmoid(-excess),)))
-    return o, S, last
+    k, g, z = _keys_and_decays(inputs, z)
+    o, S = form(inputs._replace(k=k, gates=(g,)))
+    return o, S, z
 
   return run
 
 
-@jax.checkpoint
+def _keys_and_decays(inputs, z):
+  """Block by block, so that the sums' parts are never held for all tokens."""
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def block(z, tokens):
+    d, valid, starts = tokens
+    d = jnp.where(valid, d.astype(z.dtype), EMPTY)
+    before, z = _running_log_sums(d, z, starts)
+    excess = jnp.where(valid, d - before, EMPTY)
+    k = jax.nn.sigmoid(excess).astype(inputs.k.dtype)
+    return z, (k, jax.nn.log_sigmoid(-excess))
+
+  T = inputs.k.shape[1]
+  by_channel = lambda x: x[..., None, None]
+  tokens = inputs.k, by_channel(inputs.valid), by_channel(inputs.starts)
+  z, cut = jax.lax.scan(block, z, blocks.split(tokens, min(T, BLOCK_SIZE)))
+  return *blocks.join(cut, T), z
+
+
 def _running_log_sums(d, z, starts):
   """z before each token of its document, and after the last."""
-  starts = starts[..., None, None]
 
   def combine(first, then):
     (start_0, z_0), (start_1, z_1) = first, then

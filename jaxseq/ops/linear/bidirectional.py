@@ -15,9 +15,12 @@ The score of query i and key j is the sum over channels of q_i k_j times
 so that within a chunk one product of scores and values serves both directions.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxseq.ops import chunks, dispatch
 from jaxseq.ops.dispatch import Form
@@ -65,15 +68,6 @@ def bidirectional(
   return run(inputs)
 
 
-def reverse(inputs: chunks.Inputs) -> chunks.Inputs:
-  """The same tokens from the last to the first; documents start where they ended."""
-  q, k, v, gates, state, valid, starts = inputs
-  ends = jnp.pad(starts[:, 1:], ((0, 0), (0, 1)))
-  flip = lambda x: jnp.flip(x, axis=1)
-  gates = tuple(map(flip, gates))
-  return chunks.Inputs(*map(flip, (q, k, v)), gates, state, flip(valid), flip(ends))
-
-
 def recurrent(inputs):
   """The definition: two scans."""
   f, g = inputs.gates
@@ -86,6 +80,18 @@ def recurrent(inputs):
   return left + jnp.flip(right, axis=1)
 
 
+def reverse(inputs: chunks.Inputs) -> chunks.Inputs:
+  """The same tokens from the last to the first; documents start where they ended."""
+  flip = lambda x: jnp.flip(x, axis=1)
+  flipped = jax.tree.map(flip, inputs._replace(starts=ends(inputs.starts)))
+  return flipped._replace(state=inputs.state)
+
+
+def ends(starts: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
+  """True at the last token before the start of another document."""
+  return jnp.pad(starts[:, 1:], ((0, 0), (0, 1)))
+
+
 def parallel(inputs):
   """One chunk of all tokens: T x T scores, and no state."""
   size = 1 << (inputs.q.shape[1] - 1).bit_length()
@@ -95,8 +101,8 @@ def parallel(inputs):
 def chunked(inputs):
   """`parallel` within chunks; one scan over the chunks in each direction."""
   here_and_left, _ = chunks.by_chunk(_both, inputs)
-  from_right = reverse(inputs._replace(gates=inputs.gates[1:]))
-  return here_and_left + jnp.flip(chunks.by_chunk(_state_alone, from_right)[0], axis=1)
+  right = from_right(_map_from_right, inputs._replace(gates=inputs.gates[1:]))
+  return here_and_left + right
 
 
 def _both(q, k, v, f, g, *, mask):
@@ -112,26 +118,68 @@ def _both(q, k, v, f, g, *, mask):
   # From the right a query sees the keys that see it from the left.
   A = jnp.where(mask.causal, left, 0)
   A += jnp.where(mask.causal.swapaxes(-2, -1), right, 0)
-  out = chunks.product("...ij,...jv->...iv", A, v, like=v)
-  return _affine(q, k, v, f, since[0], until[0], mask)._replace(out=out)
-
-
-def _state_alone(q, k, v, g, *, mask):
-  """A chunk as a map of the state before it, without its own tokens' outputs."""
-  after = jnp.pad(g[..., 1:, :], [(0, 0)] * (g.ndim - 2) + [(0, 1), (0, 0)])
-  until = jax.lax.cumsum(after, axis=g.ndim - 2, reverse=True)
-  return _affine(q, k, v, g, jnp.cumsum(g, axis=-2), until, mask)
-
-
-def _affine(q, k, v, g, since, until, mask):
-  since = jnp.where(mask.from_state[..., None], jnp.exp(since), 0)
-  until = jnp.where(mask.to_state[..., None], jnp.exp(until), 0)
+  since = jnp.where(mask.from_state[..., None], jnp.exp(since[0]), 0)
+  until = jnp.where(mask.to_state[..., None], jnp.exp(until[0]), 0)
   return chunks.Affine(
-    out=jnp.zeros_like(v),
+    out=chunks.product("...ij,...jv->...iv", A, v, like=v),
     reads=since * q,
-    keeps=jnp.exp(jnp.sum(g, axis=-2)) * mask.keeps,
+    keeps=jnp.exp(jnp.sum(f, axis=-2)) * mask.keeps,
     writes=chunks.product("...jk,...jv->...kv", until * k, v, like=v),
   )
+
+
+def _map_from_right(q, k, v, g, *, sees, seen, keeps):
+  """What a chunk reads, keeps and writes of the state from the right."""
+  axis = g.ndim - 2
+  before = jnp.pad(g[..., :-1, :], [(0, 0)] * axis + [(1, 0), (0, 0)])
+  since = jnp.exp(jax.lax.cumsum(g, axis=axis, reverse=True))
+  until = jnp.exp(jnp.cumsum(before, axis=axis))
+  reads = jnp.where(sees, since * q, 0)
+  keeps = jnp.exp(jnp.sum(g, axis=axis)) * keeps
+  k = jnp.where(seen, until * k, 0)
+  return reads, keeps, chunks.product("...jk,...jv->...kv", k, v, like=v)
+
+
+def from_right(chunk: Callable, inputs: chunks.Inputs) -> Float[Array, "B T H V"]:
+  """What tokens read of the state from the right of their chunk.
+
+  The counterpart of `chunks.by_chunk`, in chunks of the same tokens, from the last to
+  the first.
+
+  Args:
+    chunk: `chunk(q, k, v, *gates, sees, seen, keeps)` gives for many chunks what each
+      token reads of the state, the share of it that is left at the chunk's start, and
+      what the chunk adds. `sees` and `seen` [N, B, 1, C, 1] are the tokens of the
+      chunk's last and first document, `keeps` [N, B, 1, 1] says if these are one.
+    inputs: Of the op.
+  """
+  q, k, v, gates, S, valid, starts = inputs
+  T = q.shape[1]
+  size = chunks.size_for(T)
+  count = -(-T // size)
+  groups = -(-count // chunks.GROUP_SIZE[dispatch.platform()])
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def group(S, tokens):
+    *arrays, last = tokens
+    index = jax.lax.cumsum(last.astype(jnp.int32), axis=last.ndim - 1, reverse=True)
+    first = index[..., :1]
+    reads, *part = chunk(
+      *arrays,
+      sees=(index == 0)[..., None],
+      seen=(index == first)[..., None],
+      keeps=first == 0,
+    )
+    step = lambda S, part: (part[0][..., None] * S + part[1], S)
+    S, after = jax.lax.scan(step, S, tuple(part), reverse=True)
+    return S, chunks.product("...ik,...kv->...iv", reads, after, like=v).astype(v.dtype)
+
+  cut = functools.partial(
+    chunks.cut, groups=groups, number=-(-count // groups), size=size
+  )
+  arrays = (q, k, v, *gates, ends(starts)[:, :, None])
+  _, o = jax.lax.scan(group, S, jax.tree.map(cut, arrays), reverse=True)
+  return jnp.where(valid[..., None, None], chunks.join(o, T), 0)
 
 
 IMPLEMENTATIONS = {

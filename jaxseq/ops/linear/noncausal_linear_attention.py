@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
 from jaxseq.ops.dispatch import Form
-from jaxseq.ops.linear.bidirectional import reverse
+from jaxseq.ops.linear import bidirectional
 
 __all__ = ["IMPLEMENTATIONS", "noncausal_linear_attention"]
 
@@ -70,10 +70,10 @@ def recurrent(inputs, packed):
   del packed
   update = lambda S, k, v: S + k[..., None] * v[..., None, :]
   left, _ = chunks.by_token(update, inputs)
-  last = jnp.pad(inputs.starts[:, 1:], ((0, 0), (0, 1)), constant_values=True)
+  last = bidirectional.ends(inputs.starts).at[:, -1].set(True)
   after = lambda x: jnp.where(last[..., None, None], 0, jnp.roll(x, -1, axis=1))
   others = inputs._replace(k=after(inputs.k), v=after(inputs.v))
-  right, _ = chunks.by_token(update, reverse(others))
+  right, _ = chunks.by_token(update, bidirectional.reverse(others))
   return left + jnp.flip(right, axis=1)
 
 
@@ -99,27 +99,27 @@ def chunked(inputs, packed):
   """`parallel` within chunks; one scan over the chunks in each direction."""
   del packed
   here_and_left, _ = chunks.by_chunk(_both, inputs)
-  right, _ = chunks.by_chunk(_state_alone, reverse(inputs))
-  return here_and_left + jnp.flip(right, axis=1)
+  return here_and_left + bidirectional.from_right(_map_from_right, inputs)
 
 
 def _both(q, k, v, *, mask):
   """All pairs within the chunk, and a map of the state from the left."""
   same = mask.causal | mask.causal.swapaxes(-2, -1)
   A = jnp.where(same, chunks.product("...ik,...jk->...ij", q, k, like=v), 0)
-  out = chunks.product("...ij,...jv->...iv", A, v, like=v)
-  return _state_alone(q, k, v, mask=mask)._replace(out=out)
-
-
-def _state_alone(q, k, v, *, mask):
-  """A chunk as a map of the state before it, without its own tokens' outputs."""
-  k = jnp.where(mask.to_state[..., None], k, 0)
+  seen = jnp.where(mask.to_state[..., None], k, 0)
   return chunks.Affine(
-    out=jnp.zeros_like(v),
+    out=chunks.product("...ij,...jv->...iv", A, v, like=v),
     reads=jnp.where(mask.from_state[..., None], q, 0),
     keeps=mask.keeps,
-    writes=chunks.product("...jk,...jv->...kv", k, v, like=v),
+    writes=chunks.product("...jk,...jv->...kv", seen, v, like=v),
   )
+
+
+def _map_from_right(q, k, v, *, sees, seen, keeps):
+  """What a chunk reads, keeps and writes of the state from the right."""
+  k = jnp.where(seen, k, 0)
+  writes = chunks.product("...jk,...jv->...kv", k, v, like=v)
+  return jnp.where(sees, q, 0), keeps, writes
 
 
 IMPLEMENTATIONS = {

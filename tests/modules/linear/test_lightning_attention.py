@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,8 @@ def test_it_is_the_parallel_equation_with_the_decays_of_the_authors():
   mixer = LightningAttention(features=32, num_heads=8, depth=0.5, dtype=jnp.float32)
   params, x = testing.example(mixer)
   got, _ = mixer.apply(params, x)
-  weights = {name: np.float64(p["kernel"]) for name, p in params["params"].items()}
+  params = nn.unbox(params)["params"]
+  weights = {name: np.float64(p["kernel"]) for name, p in params.items()}
   x = np.float64(x)
   swish = lambda y: y / (1 + np.exp(-y))
   heads = lambda y: y.reshape(*y.shape[:2], 8, 4)

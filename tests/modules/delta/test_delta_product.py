@@ -1,0 +1,34 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseq import ops, registry, testing
+
+
+@pytest.mark.parametrize(
+  "name, plain",
+  [("delta_product", "delta_net"), ("gated_delta_product", "gated_delta_net")],
+)
+def test_with_one_step_it_is_the_plain_layer(name, plain):
+  options = dict(features=32, dtype=jnp.float32, negative_eigenvalues=True)
+  one = registry.mixer(name)(num_householders=1, **options)
+  params, x = testing.example(one)
+  y, state = one.apply(params, x)
+  want, want_state = registry.mixer(plain)(**options).apply(params, x)
+  np.testing.assert_allclose(y, want, atol=1e-5)
+  testing.assert_close(state, want_state)
+
+
+def test_two_reflections_in_a_token_are_a_rotation():
+  """A state turns by a quarter a token, which no single reflection can do."""
+  k = jnp.array([[1.0, 0.0], [1.0, 1.0]]) / jnp.array([[1.0], [2**0.5]])
+  S = jnp.eye(2)[None, None]
+  keys = jnp.broadcast_to(k[None, None, :, None], (1, 4, 2, 1, 2))
+  two = jnp.full((1, 4, 2, 1), 2.0)
+  q = jnp.zeros((1, 4, 1, 2))
+  for t, turn in enumerate([90, 180, 270, 360], start=1):
+    _, last = ops.delta_product(
+      q[:, :t], keys[:, :t], 0 * keys[:, :t], None, two[:, :t], initial_state=S
+    )
+    angle = jnp.rad2deg(jnp.arctan2(last[0, 0, 1, 0], last[0, 0, 0, 0])) % 360
+    np.testing.assert_allclose(angle, turn % 360, atol=1e-3)
