@@ -16,7 +16,7 @@ from jaxseq.data.compressors import compressed_bits_per_byte
 from jaxseq.data.packing import pack
 from jaxseq.data.source import Source
 from jaxseq.data.text import BOS, decode, encode
-from jaxseq.tasks import recall
+from jaxseq.tasks import parity, recall
 
 __all__ = [
   "BOS",
@@ -35,6 +35,7 @@ SOURCES: dict[str, tuple[type, Callable[[Any], Source]]] = {
   "tfds": (tfds.TFDSConfig, tfds.make),
   "digits": (digits.DigitsConfig, digits.Digits),
   "mqar": (recall.RecallConfig, lambda c: synthetic.Synthetic(c, recall.batch)),
+  "parity": (parity.ParityConfig, lambda c: synthetic.Synthetic(c, parity.batch)),
 }
 
 

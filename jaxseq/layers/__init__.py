@@ -2,15 +2,20 @@
 
 from jaxseq.layers import feature_maps
 from jaxseq.layers.cross_entropy import cross_entropy
+from jaxseq.layers.depthwise_conv import DepthwiseConv, depthwise_conv
 from jaxseq.layers.mlp import SwiGLU
 from jaxseq.layers.norm import HeadNorm, RMSNorm, l2_normalize
+from jaxseq.layers.prepbn import PRepBN
 from jaxseq.layers.projection import projection
 
 __all__ = [
+  "DepthwiseConv",
   "HeadNorm",
+  "PRepBN",
   "RMSNorm",
   "SwiGLU",
   "cross_entropy",
+  "depthwise_conv",
   "feature_maps",
   "l2_normalize",
   "projection",

@@ -68,7 +68,7 @@ def depthwise_conv(
   """The sum over neighbours, in float32.
 
   Args:
-    x: Inputs, finite at padding.
+    x: Inputs. Outputs at padding have no meaning.
     weight: First one axis of taps, or two on a grid, all odd; what follows is broadcast
       with x: [D] is a convolution, [B, T, D] has weights for each token.
     grid: Rows and columns, T in all; None is a sequence.
@@ -84,28 +84,21 @@ def depthwise_conv(
     )
   shape = (T,) if grid is None else tuple(grid)
   taps = weight.shape[: len(shape)]
-  neighbours = _neighbours(x.reshape(B, *shape, *channels), taps)
-  weights = weight.reshape(-1, *weight.shape[len(taps) :])
-  numbers = _documents(segment_ids)
-  if numbers is None:
-    same = [True] * len(weights)
-  else:
-    near = _neighbours(numbers.reshape(B, *shape), taps)
-    flat = (n.reshape(B, T, *[1] * len(channels)) for n in near)
-    own = numbers.reshape(B, T, *[1] * len(channels))
-    same = [n == own for n in flat]
+  near = _neighbours(x.reshape(B, *shape, *channels), taps)
+  near = (n.reshape(x.shape) for n in near)
+  if segment_ids is not None:
+    numbers = _numbers(segment_ids)
+    theirs = _neighbours(numbers.reshape(B, *shape), taps)
+    same = (n.reshape(B, T) == numbers for n in theirs)
+    expand = lambda mask: mask.reshape(B, T, *[1] * len(channels))
+    near = (jnp.where(expand(mask), n, 0) for mask, n in zip(same, near))
   kind = jnp.promote_types(x.dtype, jnp.float32)
-  terms = (
-    w.astype(kind) * jnp.where(mask, n.reshape(x.shape), 0)
-    for w, mask, n in zip(weights, same, neighbours)
-  )
-  return sum(terms)
+  weights = weight.astype(kind).reshape(-1, *weight.shape[len(taps) :])
+  return sum(w * n for w, n in zip(weights, near))
 
 
-def _documents(segment_ids):
+def _numbers(segment_ids):
   """Numbers of the documents from 1; 0 at padding."""
-  if segment_ids is None:
-    return None
   valid, _, index = segments.parse(segment_ids)
   return jnp.where(valid, index + 1, 0)
 

@@ -15,6 +15,7 @@ from jaxseq.ops.delta.delta_rule import delta_rule
 from jaxseq.ops.delta.dplr import dplr, iplr
 from jaxseq.ops.delta.gated_delta_rule import gated_delta_rule
 from jaxseq.ops.delta.log_linear_delta import log_linear_delta
+from jaxseq.ops.delta.routed_gated_delta_rule import routed_gated_delta_rule
 from jaxseq.ops.delta.splr import splr
 from jaxseq.ops.fenwick import FenwickState
 from jaxseq.ops.linear.additive_decay import AdditiveDecayState, additive_decay
@@ -29,6 +30,7 @@ from jaxseq.ops.linear.normalized_linear_attention import (
   normalized_linear_attention,
 )
 from jaxseq.ops.linear.prefix_linear_attention import prefix_linear_attention
+from jaxseq.ops.linear.routed_diagonal_decay import routed_diagonal_decay
 from jaxseq.ops.linear.scalar_decay import scalar_decay
 from jaxseq.ops.linear.signed_diagonal_decay import signed_diagonal_decay
 from jaxseq.ops.linear.signed_scalar_decay import signed_scalar_decay
@@ -75,6 +77,8 @@ __all__ = [
   "normalized_linear_attention",
   "prefix_linear_attention",
   "product",
+  "routed_diagonal_decay",
+  "routed_gated_delta_rule",
   "scalar_decay",
   "segments",
   "short_conv",

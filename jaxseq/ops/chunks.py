@@ -28,6 +28,7 @@ __all__ = [
   "Inputs",
   "Masks",
   "Shares",
+  "advance",
   "by_chunk",
   "by_token",
   "cut",
@@ -177,7 +178,7 @@ def by_chunk(chunk, inputs: Inputs, size: int | None = None):
   def group(S, tokens):
     *arrays, valid, starts = tokens
     parts = chunk(*arrays, mask=masks(starts, valid))
-    S, before = jax.lax.scan(functools.partial(_advance, like=v), S, parts[2:])
+    S, before = jax.lax.scan(functools.partial(advance, like=v), S, parts[2:])
     o = parts.out + product("...ik,...kv->...iv", parts.reads, before, like=v)
     return S, o.astype(v.dtype)
 
@@ -187,8 +188,14 @@ def by_chunk(chunk, inputs: Inputs, size: int | None = None):
   return jnp.where(valid[..., None, None], join(o, T), 0), S
 
 
-def _advance(S, part, like):
-  """From the state before a chunk to that before the next."""
+def advance(S, part, like):
+  """From the state before a chunk to that after it, and again that before it.
+
+  Args:
+    S: [..., K, V].
+    part: An `Affine` but for its first two.
+    like: As in `product`.
+  """
   keeps, writes, erase, erase_reads = part
   after = keeps[..., None] * S + writes
   if erase is not None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from jaxseq.ops import chunks, segments
 
-__all__ = ["counts", "means", "softmax", "sums"]
+__all__ = ["counts", "last", "means", "softmax", "sums"]
 
 
 def sums(x: Array, segment_ids: Int[Array, "B T"] | None) -> Array:
@@ -46,6 +46,26 @@ def means(x: Array, segment_ids: Int[Array, "B T"] | None) -> Array:
   """For each token the mean over its document; see `sums`."""
   number = counts(x.shape[:2], segment_ids)
   return sums(x, segment_ids) / number.reshape(*number.shape, *[1] * (x.ndim - 2))
+
+
+def last(x: Array, segment_ids: Int[Array, "B T"] | None) -> Array:
+  """For each token what stands at the last token of its document.
+
+  So the result of a recurrence over the tokens so far becomes that over all of them.
+
+  Args:
+    x: By token, [B, T, ...].
+    segment_ids: Packed documents, or None.
+
+  Returns:
+    [B, T, ...]; [B, 1, ...] without `segment_ids`.
+  """
+  if segment_ids is None:
+    return x[:, -1:]
+  valid, _, index = segments.parse(segment_ids)
+  place = jnp.where(valid, jnp.arange(x.shape[1]), 0)
+  end = jax.vmap(lambda p, i: jnp.zeros_like(p).at[i].max(p)[i])(place, index)
+  return jax.vmap(lambda x, end: x[end])(x, end)
 
 
 def softmax(x: Array, segment_ids: Int[Array, "B T"] | None) -> Array:

@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Int
 
 __all__ = [
   "Segments",
-  "at_last",
   "clear_padding",
   "from_cu_seqlens",
   "length_after",
@@ -89,20 +88,6 @@ def length_after(
   last = index[:, -1:]
   count = jnp.sum(valid & (index == last), axis=1, dtype=jnp.int32)
   return jnp.where(last[:, 0] == 0, length, 0) + count
-
-
-def at_last(x: Array, segment_ids: Int[Array, "B T"] | None) -> Array:
-  """For each token what stands at the last token of its document; [B, T, ...].
-
-  So a sum over the tokens so far becomes one over the whole document.
-  """
-  if segment_ids is None:
-    return jnp.broadcast_to(x[:, -1:], x.shape)
-  valid, _, index = parse(segment_ids)
-  place = jnp.where(valid, jnp.arange(x.shape[1]), 0)
-  last = jax.vmap(lambda p, i: jnp.zeros_like(i).at[i].max(p))(place, index)
-  last = jnp.take_along_axis(last, index, axis=1)
-  return jax.vmap(lambda row, i: row[i])(x, last)
 
 
 def clear_padding(x: Array, segment_ids: Int[Array, "B T"] | None) -> Array:

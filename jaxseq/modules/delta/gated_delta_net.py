@@ -5,8 +5,8 @@ g_t = -exp(A_log) softplus(x_t W_a + dt_bias),   beta_t = sigmoid(x_t W_b)
 S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,   o_t = S_t^T q_t
 y_t = (norm(o_t) * silu(x_t W_g)) W_o
 
-With `negative_eigenvalues` beta is twice that, in (0, 2), and I - beta k k^T may reflect
-(Grazzi et al. 2024, arXiv:2411.12537): such layers learn parity.
+With `negative_eigenvalues` beta is twice that, in (0, 2), and I - beta k k^T may
+reflect (Grazzi et al. 2024, arXiv:2411.12537): such layers learn parity.
 """
 
 from fractions import Fraction

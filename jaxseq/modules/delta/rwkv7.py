@@ -72,8 +72,8 @@ class RWKV7(Mixer):
       NORM_EPSILON, use_bias=True, param_dtype=self.param_dtype, name="norm"
     )
     k, v = tokens[:2]
-    bonus = r * k * self._own("bonus", nn.initializers.constant(-0.04))
-    present = jnp.sum(bonus, axis=-1, keepdims=True) * v
+    bonus = k * self._own("bonus", nn.initializers.constant(-0.04))
+    present = jnp.sum(r * bonus, axis=-1, keepdims=True) * v
     p = norm(o) + present.reshape(x.shape).astype(o.dtype)
     gate = self._low_rank(mixed["g"], 5.0, "gate", nn.sigmoid)
     y = self._project(p * gate, "out", nn.initializers.zeros, ("heads", "embed"))

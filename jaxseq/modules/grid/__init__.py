@@ -1,7 +1,102 @@
 """Mixers of tokens that stand on a grid: images and volumes."""
 
+from jaxseq.modules.grid.essa import ESSA
+from jaxseq.modules.grid.inline import InLine
+from jaxseq.modules.grid.rala import RALA
+from jaxseq.modules.grid.scatterformer import ScatterFormer
+from jaxseq.modules.grid.slab import SLAB
+from jaxseq.modules.grid.vig import ViG
+from jaxseq.modules.grid.vir import ViR
 from jaxseq.modules.mixer import Entry, Paper
 
-__all__ = ["MIXERS"]
+__all__ = ["ESSA", "MIXERS", "RALA", "SLAB", "InLine", "ScatterFormer", "ViG", "ViR"]
 
-MIXERS: tuple[Entry, ...] = ()
+
+def _both_ways(name, cls, paper, op, row) -> Entry:
+  """Of a mixer that sees the whole document."""
+  return Entry(
+    name=name,
+    cls=cls,
+    paper=paper,
+    op=op,
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+    rows=(row,),
+  )
+
+
+MIXERS: tuple[Entry, ...] = (
+  Entry(
+    name="vir",
+    cls=ViR,
+    paper=Paper("ViR: Vision Retention Networks", 2023, "2310.19731"),
+    op="scalar_decay",
+    state="constant",
+    state_size=lambda m: m.features**2 // m.num_heads,
+    rows=("S016",),
+  ),
+  _both_ways(
+    "vig",
+    ViG,
+    Paper(
+      "ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention",
+      2024,
+      "2405.18425",
+    ),
+    "bidirectional",
+    "S365",
+  ),
+  _both_ways(
+    "rala",
+    RALA,
+    Paper("Breaking the Low-Rank Dilemma of Linear Attention", 2024, "2411.07635"),
+    "noncausal_linear_attention",
+    "S327",
+  ),
+  _both_ways(
+    "slab",
+    SLAB,
+    Paper(
+      "SLAB: Efficient Transformers with Simplified Linear Attention and Progressive "
+      "Re-parameterized Batch Normalization",
+      2024,
+      "2405.11582",
+    ),
+    "noncausal_linear_attention",
+    "S341",
+  ),
+  _both_ways(
+    "inline",
+    InLine,
+    Paper(
+      "Bridging the Divide: Reconsidering Softmax and Linear Attention",
+      2024,
+      "2412.06590",
+    ),
+    "noncausal_linear_attention",
+    "S350",
+  ),
+  _both_ways(
+    "scatterformer",
+    ScatterFormer,
+    Paper(
+      "ScatterFormer: Efficient Voxel Transformer with Scattered Linear Attention",
+      2024,
+      "2401.00912",
+    ),
+    "noncausal_linear_attention",
+    "S342",
+  ),
+  _both_ways(
+    "essa",
+    ESSA,
+    Paper(
+      "ESSAformer: Efficient Transformer for Hyperspectral Image Super-resolution",
+      2023,
+      "2307.14010",
+    ),
+    "noncausal_linear_attention",
+    "S371",
+  ),
+)

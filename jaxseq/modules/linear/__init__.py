@@ -2,6 +2,7 @@
 
 from jaxseq.modules.linear.abc import ABC
 from jaxseq.modules.linear.based import Based
+from jaxseq.modules.linear.bidirectional_lightnet import BidirectionalLightNet
 from jaxseq.modules.linear.bidirectional_linear_transformer import (
   BidirectionalLinearTransformer,
 )
@@ -11,6 +12,7 @@ from jaxseq.modules.linear.gla import GatedLinearAttention
 from jaxseq.modules.linear.gsa import GatedSlotAttention
 from jaxseq.modules.linear.hedgehog import Hedgehog
 from jaxseq.modules.linear.hgrn2 import HGRN2
+from jaxseq.modules.linear.jrt_rnn import JRTRNN
 from jaxseq.modules.linear.lightnet import LightNet
 from jaxseq.modules.linear.lightning_attention import LightningAttention
 from jaxseq.modules.linear.linear_transformer import LinearTransformer
@@ -18,6 +20,7 @@ from jaxseq.modules.linear.log_linear_mamba2 import LogLinearMamba2
 from jaxseq.modules.linear.mlstm import CONV_SIZE as MLSTM_CONV_SIZE
 from jaxseq.modules.linear.mlstm import MLSTM
 from jaxseq.modules.linear.performer import Performer
+from jaxseq.modules.linear.pop_retention import POPRetention
 from jaxseq.modules.linear.rebased import ReBased
 from jaxseq.modules.linear.retention import Retention
 from jaxseq.modules.linear.rfa import (
@@ -27,6 +30,8 @@ from jaxseq.modules.linear.rfa import (
 from jaxseq.modules.linear.rodimus import CONV_SIZE as RODIMUS_CONV_SIZE
 from jaxseq.modules.linear.rodimus import Rodimus
 from jaxseq.modules.linear.rwkv6 import RWKV6
+from jaxseq.modules.linear.sse import SparseStateExpansion
+from jaxseq.modules.linear.synaptic_resonance import SynapticResonance
 from jaxseq.modules.linear.transnormer import TransNormer
 from jaxseq.modules.linear.xlstm_7b import XLSTM7B
 from jaxseq.modules.mixer import Entry, Paper
@@ -35,11 +40,14 @@ from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
 __all__ = [
   "ABC",
   "HGRN2",
+  "JRTRNN",
+  "POPRetention",
   "MIXERS",
   "MLSTM",
   "RWKV6",
   "XLSTM7B",
   "Based",
+  "BidirectionalLightNet",
   "BidirectionalLinearTransformer",
   "CosFormer",
   "DiagAttention",
@@ -56,6 +64,8 @@ __all__ = [
   "Retention",
   "Rodimus",
   "SententialRandomFeatureAttention",
+  "SparseStateExpansion",
+  "SynapticResonance",
   "TransNormer",
 ]
 
@@ -323,5 +333,70 @@ MIXERS = (
     op="diagonal_decay",
     state="constant",
     state_size=lambda m: m.inner_features * (m.state_size + RODIMUS_CONV_SIZE - 1),
+  ),
+  Entry(
+    name="jrt_rnn",
+    cls=JRTRNN,
+    paper=Paper(
+      "Just read twice: closing the recall gap for recurrent language models",
+      2024,
+      "2407.05483",
+    ),
+    op="prefix_linear_attention",
+    state="constant",
+    state_size=_linear_transformer_size,
+    rows=("S067",),
+  ),
+  Entry(
+    name="synaptic_resonance",
+    cls=SynapticResonance,
+    paper=Paper(
+      "Exploring Synaptic Resonance in Large Language Models: A Novel Approach to "
+      "Contextual Memory Integration",
+      2025,
+      None,
+    ),
+    op="scalar_decay",
+    state="constant",
+    state_size=lambda m: m.features * (m.head_size + 1),
+    rows=("S072",),
+  ),
+  Entry(
+    name="pop_retention",
+    cls=POPRetention,
+    paper=Paper(
+      "Improving Token-Based World Models with Parallel Observation Prediction",
+      2024,
+      "2402.05643",
+    ),
+    op="scalar_decay",
+    state="constant",
+    state_size=lambda m: 2 * m.num_heads * m.expand_v * m.key_size**2 + 1,
+    rows=("S195",),
+  ),
+  Entry(
+    name="bidirectional_lightnet",
+    cls=BidirectionalLightNet,
+    paper=Paper(
+      "You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet",
+      2024,
+      "2405.21022",
+    ),
+    op="noncausal_linear_attention",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+    rows=("S054",),
+  ),
+  Entry(
+    name="sse",
+    cls=SparseStateExpansion,
+    paper=Paper(
+      "Scaling Linear Attention with Sparse State Expansion", 2025, "2507.16577"
+    ),
+    op="routed_diagonal_decay",
+    state="constant",
+    state_size=lambda m: (m.num_partitions + 1) * m.num_heads * m.head_size**2,
+    rows=("S085",),
   ),
 )

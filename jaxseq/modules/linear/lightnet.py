@@ -54,14 +54,7 @@ class LightNet(Mixer):
 
     heads = lambda y: y.reshape(B, T, self.num_heads, self.head_size)
     q, k, v = (heads(project(x, D, name)) for name in "qkv")
-    o, state = ops.additive_decay(
-      nn.swish(q),
-      k,
-      v,
-      initial_state=state,
-      segment_ids=segment_ids,
-      implementation=self.implementation,
-    )
+    o, state = self._attend(nn.swish(q), k, v, state, segment_ids)
     norm = layers.RMSNorm(
       self.norm_epsilon, axes=("heads",), param_dtype=self.param_dtype, name="norm"
     )
@@ -69,6 +62,16 @@ class LightNet(Mixer):
     gate = nn.swish(project(low, D, "gate_up", (None, "heads")))
     o = norm(o.reshape(B, T, D)) * gate
     return project(o, D, "out", ("heads", "embed")).astype(x.dtype), state
+
+  def _attend(self, q, k, v, state, segment_ids):
+    return ops.additive_decay(
+      q,
+      k,
+      v,
+      initial_state=state,
+      segment_ids=segment_ids,
+      implementation=self.implementation,
+    )
 
   @nn.nowrap
   def initial_state(self, batch_size: int) -> ops.AdditiveDecayState:

@@ -47,7 +47,7 @@ class Retention(Mixer):
     super().__post_init__()
     if self.features % (2 * self.num_heads):
       raise ValueError(
-        "Retention needs num_heads that divide features into even parts; "
+        f"{type(self).__name__} needs num_heads that divide features into even parts; "
         f"got {self.num_heads} for {self.features}"
       )
 
@@ -75,19 +75,7 @@ class Retention(Mixer):
     q, k = (project(x, H * K, name).reshape(B, T, H, K) for name in "qk")
     v = project(x, H * V, "v").reshape(B, T, H, V)
     place = ops.segments.positions(segment_ids, state.length, (B, T))
-    q, k = (positions.rotary(y, place) for y in (q, k))
-    log_decay = jnp.log1p(-jnp.exp2(-5.0 - jnp.arange(H)))
-    log_decay = jnp.broadcast_to(log_decay, (B, T, H))
-    self.show(log_decay=log_decay)
-    o, memory = ops.scalar_decay(
-      q,
-      k,
-      v,
-      log_decay,
-      initial_state=state.memory,
-      segment_ids=segment_ids,
-      implementation=self.implementation,
-    )
+    o, memory = self._retain(q, k, v, place, state.memory, segment_ids)
     norm = layers.RMSNorm(
       self.norm_epsilon, axes=(None,), param_dtype=self.param_dtype, name="norm"
     )
@@ -95,6 +83,24 @@ class Retention(Mixer):
     y = project(o, self.features, "out", ("heads", "embed"), OUT_INIT).astype(x.dtype)
     length = ops.segments.length_after(segment_ids, state.length, T)
     return y, RetentionState(memory, length)
+
+  def _retain(self, q, k, v, place, memory, segment_ids):
+    """Outputs, and the memory after them."""
+    q, k = (positions.rotary(y, place) for y in (q, k))
+    log_decay = jnp.broadcast_to(self._log_decay(), q.shape[:3])
+    self.show(log_decay=log_decay)
+    return ops.scalar_decay(
+      q,
+      k,
+      v,
+      log_decay,
+      initial_state=memory,
+      segment_ids=segment_ids,
+      implementation=self.implementation,
+    )
+
+  def _log_decay(self):
+    return jnp.log1p(-jnp.exp2(-5.0 - jnp.arange(self.num_heads)))
 
   @nn.nowrap
   def initial_state(self, batch_size: int) -> RetentionState:

@@ -64,7 +64,7 @@ MIXERS = (
       2022,
       "2202.06258",
     ),
-    op="linear_attention",
+    op="noncausal_linear_attention",
     state="none",
     state_size=lambda m: 0,
     causal=False,

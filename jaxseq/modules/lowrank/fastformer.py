@@ -61,7 +61,7 @@ class Fastformer(Mixer):
       raise ValueError(
         f"{type(self).__name__} mixes in both directions and has no state; got one"
       )
-    whole = lambda means: ops.segments.at_last(means, segment_ids)
+    whole = lambda means: ops.documents.last(means, segment_ids)
     y, _ = self._mix(x, FastformerState(None, None), segment_ids, whole)
     return y, None
 

@@ -61,25 +61,10 @@ class FlowAttention(Mixer):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    def attend(q, k, v, memory):
-      return ops.linear_attention(
-        q,
-        k,
-        v,
-        initial_state=memory,
-        segment_ids=segment_ids,
-        scale=1.0,
-        implementation=self.implementation,
-      )
+    return self._flow(x, state, segment_ids)
 
-    return self._flow(x, state, segment_ids, lambda sums: sums, attend)
-
-  def _flow(self, x, state, segment_ids, read, attend):
-    """Outputs, and the sums after the last token.
-
-    `read` makes of the sums so far, at each token, those that the token is to see;
-    `attend` reads the sum of the products of keys and values.
-    """
+  def _flow(self, x, state, segment_ids):
+    """Outputs, and the sums after the last token."""
     B, T, _ = x.shape
     kind = x.dtype
     x = ops.segments.clear_padding(x, segment_ids)
@@ -98,38 +83,28 @@ class FlowAttention(Mixer):
     def heads(name):
       return project(x, name).reshape(B, T, self.num_heads, self.head_size)
 
-    def total(x, before):
-      """The sum of x, [B, T, ...], that each token sees, and the last sum."""
-      flat = x.reshape(B, T, -1)
-      sums, last = ops.diagonal_recurrence(
-        jnp.ones(flat.shape[-1]),
-        flat,
-        initial_state=before.reshape(B, -1),
-        segment_ids=segment_ids,
-      )
-      return read(sums).reshape(x.shape), last.reshape(before.shape)
-
     def flow(features, sums):
       return jnp.sum((features + EPSILON) * (sums + EPSILON), axis=-1)
 
     q, k = (nn.sigmoid(heads(name).astype(jnp.float32)) for name in "qk")
     # Sinks and sources, and the same the other way round.
     ends, others = jnp.stack([q, k], axis=2), jnp.stack([k, q], axis=2)
-    place = ops.segments.positions(segment_ids, before.length, (B, T))
-    n = jnp.maximum(read(place + 1.0), 1)[..., None]  # Padding may come first.
-    sums, features = total(others, before.features)
+    n = self._count(before.length, x, segment_ids)[..., None]
+    sums, features = self._total(others, before.features, segment_ids)
     through = n[..., None] / flow(ends, sums)  # Of sinks, and of sources.
-    sums, shares = total(others * through[:, :, ::-1, :, None], before.shares)
+    others *= through[:, :, ::-1, :, None]
+    sums, shares = self._total(others, before.shares, segment_ids)
     sink, source = jnp.moveaxis(flow(ends, sums), 2, 0) / n
     # Clipped, as in the authors' code, against sources that take everything.
     source = jnp.exp(jnp.clip(source, -1, 1))
-    sources, competition = total(source, before.competition)
+    sources, competition = self._total(source, before.competition, segment_ids)
     won = n * source / jnp.maximum(sources, EPSILON)  # No sources at padding alone.
-    o, memory = attend(
+    o, memory = self._attend(
       (q * (through[:, :, 0] / n)[..., None]).astype(self.dtype),
       k.astype(self.dtype),
       (heads("v") * won[..., None]).astype(self.dtype),
       before.memory,
+      segment_ids,
     )
     o = nn.sigmoid(sink)[..., None] * o
     y = project(o.reshape(x.shape), "out", ("heads", "embed")).astype(kind)
@@ -137,9 +112,32 @@ class FlowAttention(Mixer):
     after = FlowState(memory, features, shares, competition, length)
     return ops.segments.clear_padding(y, segment_ids), after
 
-  @nn.nowrap
-  def initial_state(self, batch_size: int) -> FlowState:
-    return self._no_tokens(batch_size)
+  def _count(self, length, x, segment_ids):
+    """Tokens so far, at least one."""
+    place = ops.segments.positions(segment_ids, length, x.shape[:2])
+    return jnp.maximum(place + 1.0, 1)  # Padding may come first.
+
+  def _total(self, x, before, segment_ids):
+    """The sum of x [B, T, ...] over the tokens so far, and over all."""
+    flat = x.reshape(*x.shape[:2], -1)
+    sums, last = ops.diagonal_recurrence(
+      jnp.ones(flat.shape[-1]),
+      flat,
+      initial_state=before.reshape(x.shape[0], -1),
+      segment_ids=segment_ids,
+    )
+    return sums.reshape(x.shape), last.reshape(before.shape)
+
+  def _attend(self, q, k, v, memory, segment_ids):
+    return ops.linear_attention(
+      q,
+      k,
+      v,
+      initial_state=memory,
+      segment_ids=segment_ids,
+      scale=1.0,
+      implementation=self.implementation,
+    )
 
   def _no_tokens(self, batch_size):
     B, H, K = batch_size, self.num_heads, self.head_size
@@ -151,6 +149,10 @@ class FlowAttention(Mixer):
       length=jnp.zeros(B, jnp.int32),
     )
 
+  @nn.nowrap
+  def initial_state(self, batch_size: int) -> FlowState:
+    return self._no_tokens(batch_size)
+
 
 class BidirectionalFlowAttention(FlowAttention):
   """Flow-Attention over the whole document."""
@@ -161,24 +163,24 @@ class BidirectionalFlowAttention(FlowAttention):
       raise ValueError(
         f"{type(self).__name__} mixes in both directions and has no state; got one"
       )
-
-    def so_far(q, k, v, ids):
-      o, _ = ops.linear_attention(
-        q, k, v, segment_ids=ids, scale=1.0, implementation=self.implementation
-      )
-      return o.astype(jnp.float32)
-
-    def attend(q, k, v, memory):
-      if segment_ids is None:
-        memory = ops.product("bthk,bthv->bhkv", k, v, like=v)
-        return ops.product("bthk,bhkv->bthv", q, memory, like=v), memory
-      own = jnp.sum((q * k).astype(jnp.float32), axis=-1, keepdims=True) * v
-      flipped = (jnp.flip(y, axis=1) for y in (q, k, v, segment_ids))
-      after = jnp.flip(so_far(*flipped), axis=1)
-      return so_far(q, k, v, segment_ids) + after - own, memory
-
-    whole = lambda sums: ops.segments.at_last(sums, segment_ids)
-    y, _ = self._flow(x, None, segment_ids, whole, attend)
+    y, _ = self._flow(x, None, segment_ids)
     return y, None
+
+  def _count(self, length, x, segment_ids):
+    return ops.documents.counts(x.shape[:2], segment_ids)
+
+  def _total(self, x, before, segment_ids):
+    return ops.documents.sums(x, segment_ids), before
+
+  def _attend(self, q, k, v, memory, segment_ids):
+    o = ops.noncausal_linear_attention(
+      q,
+      k,
+      v,
+      segment_ids=segment_ids,
+      scale=1.0,
+      implementation=self.implementation,
+    )
+    return o, memory
 
   initial_state = Mixer.initial_state

@@ -57,14 +57,15 @@ def channel_delta_rule(
   Raises:
     ValueError: If shapes do not fit or `implementation` is unknown.
   """
-  op, gates = (
-    "channel_delta_rule",
-    dict(log_decay=(log_decay, "B T H K"), beta=(beta, "B T H")),
+  gates = dict(log_decay=(log_decay, "B T H K"), beta=(beta, "B T H"))
+  inputs = chunks.prepare(
+    "channel_delta_rule", q, k, v, gates, initial_state, segment_ids, scale
   )
-  inputs = chunks.prepare(op, q, k, v, gates, initial_state, segment_ids, scale)
-  return dispatch.select(op, IMPLEMENTATIONS, implementation, q.shape[1], inputs)(
-    inputs
+  T = q.shape[1]
+  run = dispatch.select(
+    "channel_delta_rule", IMPLEMENTATIONS, implementation, T, inputs
   )
+  return run(inputs)
 
 
 def recurrent(inputs):

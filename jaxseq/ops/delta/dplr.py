@@ -3,10 +3,10 @@
     S_t = (diag(exp(g_t)) + a_t b_t^T) S_{t-1} + k_t v_t^T
     o_t = S_t^T q_t                                          state [K, V]
 
-(RWKV-7, Peng et al. 2025, arXiv:2503.14456, eq. 16; without decays, I + a b^T, it is
-the IPLR form.) RWKV-7 writes the transpose, S_t = S_{t-1} (diag(w_t) + x_t^T y_t) +
-v_t^T k_t with state [V, K]: there x, the left factor, reads the state and y writes it.
-So a_t is its y_t and b_t its x_t; with its -k^ and a * k^, a_t = a * k^, b_t = -k^.
+(RWKV-7, Peng et al. 2025, arXiv:2503.14456, sec. 4; `iplr` is the form without decays.)
+RWKV-7 writes the transpose with state [V, K], S_t = S_{t-1} (diag(w_t) + a b^T) +
+v_t k_t^T: there a = -k^ reads the state and b = a_t * k^ writes it, where here b reads
+and a writes.
 
 b_t reads the state before the decay. Let z_t = S_{t-1}^T b_t; within a chunk
 

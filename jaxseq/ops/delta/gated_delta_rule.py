@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from jaxseq.ops import chunks, dispatch
 from jaxseq.ops.dispatch import Form
 
-__all__ = ["IMPLEMENTATIONS", "gated_delta_rule", "unit_lower_inverse"]
+__all__ = ["IMPLEMENTATIONS", "chunk", "gated_delta_rule", "unit_lower_inverse"]
 
 
 def gated_delta_rule(
@@ -80,10 +80,10 @@ def recurrent(inputs):
 
 def chunked(inputs):
   """The UT transform within chunks, `recurrent` from chunk to chunk."""
-  return chunks.by_chunk(_chunk, inputs)
+  return chunks.by_chunk(chunk, inputs)
 
 
-def _chunk(q, k, v, g, beta, *, mask):
+def chunk(q, k, v, g, beta, *, mask):
   """A chunk as a map of the state before it: U is U_0 - W S_0."""
   decay = chunks.segment_sums(g)
   D = chunks.masked_exp(decay, mask.causal)

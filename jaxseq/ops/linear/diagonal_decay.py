@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from jaxseq.ops import chunks, dispatch
 from jaxseq.ops.dispatch import Form
 
-__all__ = ["IMPLEMENTATIONS", "diagonal_decay"]
+__all__ = ["IMPLEMENTATIONS", "chunk", "diagonal_decay"]
 
 
 def diagonal_decay(
@@ -84,10 +84,10 @@ def associative(inputs):
 
 def chunked(inputs):
   """Matrix products within chunks, `recurrent` from chunk to chunk."""
-  return chunks.by_chunk(_chunk, inputs)
+  return chunks.by_chunk(chunk, inputs)
 
 
-def _chunk(q, k, v, g, *, mask):
+def chunk(q, k, v, g, *, mask):
   """A chunk as a map of the state before it."""
   A, since, until = chunks.decayed_scores(
     q[..., None, :, :], k[..., None, :, :], g, like=v

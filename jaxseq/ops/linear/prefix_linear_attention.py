@@ -1,12 +1,12 @@
-"""Prefix linear attention, JRT-RNN (Arora et al. 2024, arXiv:2407.05483, eq. 4).
+"""Prefix linear attention, JRT-RNN (Arora et al. 2024, arXiv:2407.05483, sec. 4).
 
     o_i = (S_i + P)^T q_i / max((z_i + r)^T q_i, epsilon)
     S_i = sum_{j <= i} k_j v_j^T,   z_i = sum_{j <= i} k_j
     P = sum_{j < M} k'_j v'_j^T,    r = sum_{j < M} k'_j               state [K, V]
 
-The first M tokens, the prefix, have keys k' and values v' of their own, which all tokens
-see, those of the prefix that come before them too: the prefix is read twice. Past it
-this is linear attention from the state P, and a state stands for both sums.
+The first M tokens, the prefix, have keys k' and values v' of their own, which all
+tokens see, even those before them in the prefix: it is read twice. Past it this is
+linear attention from the state P, and one state stands for both sums.
 """
 
 import jax.numpy as jnp

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseq import ops, testing
+from jaxseq.ops.linear import additive_decay
 
 BUDGET = 3e-6
 
@@ -49,8 +50,9 @@ def pull(form, arrays, ids, cotangents):
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_the_chunked_form_keeps_its_budget_against_float64(weights):
+def test_the_chunked_form_keeps_its_budget_against_float64(weights, monkeypatch):
   T = 67
+  monkeypatch.setattr(additive_decay, "BLOCK_SIZE", 16)
   *tokens, state = draw(T, weights)
   rng = np.random.default_rng(0)
   cotangents = (

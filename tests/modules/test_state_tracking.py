@@ -1,0 +1,68 @@
+"""Parity is learned, at lengths never trained on, by negative eigenvalues alone.
+
+(Grazzi et al. 2024, arXiv:2411.12537, sec. 5.1, in small.)
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from jaxseq import models
+from jaxseq.tasks import parity
+
+STEPS, LENGTH, LONGER = 800, 16, 64
+TASK = parity.ParityConfig()
+# The tests compile without optimisation; here it is the run that takes time.
+fast = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 3}
+)
+
+
+def accuracy_after_training(name, num_heads, learning_rate, **options):
+  """Of the bits of longer sequences; one layer, 16 wide."""
+  config = models.BackboneConfig(
+    16,
+    1,
+    (name,),
+    num_heads=num_heads,
+    mlp="none",
+    dtype=jnp.float32,
+    mixer_options={name: options},
+  )
+  model = models.LanguageModel(config, vocab_size=TASK.vocab_size)
+  schedule = optax.cosine_decay_schedule(learning_rate, STEPS)
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+  def loss(params, batch):
+    total, sums = model.apply(params, batch, method="loss")
+    return total / sums["weight"], sums["accuracy"] / sums["weight"]
+
+  def step(carry, key):
+    params, moments = carry
+    batch = parity.batch(jax.random.split(key, 64), TASK, LENGTH)
+    grads, _ = jax.grad(loss, has_aux=True)(params, batch)
+    updates, moments = optimizer.update(grads, moments, params)
+    return (optax.apply_updates(params, updates), moments), None
+
+  params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+  carry = params, optimizer.init(params)
+  keys = jax.random.split(jax.random.key(100), STEPS)
+  (params, _), _ = fast(functools.partial(jax.lax.scan, step))(carry, keys)
+  held_out = parity.batch(jax.random.split(jax.random.key(7), 64), TASK, LONGER)
+  return float(fast(loss)(params, held_out)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name, num_heads, learning_rate, options",
+  [("delta_net", 1, 1e-2, {}), ("mamba2", 4, 2e-2, {"state_size": 8})],
+)
+def test_parity_takes_negative_eigenvalues(name, num_heads, learning_rate, options):
+  train = functools.partial(
+    accuracy_after_training, name, num_heads, learning_rate, **options
+  )
+  assert train(negative_eigenvalues=True) > 0.9
+  assert train(negative_eigenvalues=False) < 0.7
