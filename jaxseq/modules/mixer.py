@@ -59,6 +59,15 @@ class Mixer(nn.Module):
     """
     raise NotImplementedError
 
+  def refuse_state(self, state: State | None):
+    """For a mixer that has none.
+
+    Raises:
+      ValueError: If there is a state.
+    """
+    if state is not None:
+      raise ValueError(f"{type(self).__name__} has no state to continue from; got one")
+
   def show(self, **gates: Array):
     """Sows gates into the collection "gates", where it is asked for."""
     if not self.is_initializing():

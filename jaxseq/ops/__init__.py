@@ -6,6 +6,7 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
+from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
 from jaxseq.ops.delta.channel_delta_rule import channel_delta_rule
@@ -79,6 +80,7 @@ __all__ = [
   "product",
   "routed_diagonal_decay",
   "routed_gated_delta_rule",
+  "routed_short_conv",
   "scalar_decay",
   "segments",
   "short_conv",

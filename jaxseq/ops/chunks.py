@@ -38,6 +38,7 @@ __all__ = [
   "masks",
   "prepare",
   "product",
+  "row_before",
   "segment_sums",
   "size_for",
 ]
@@ -329,6 +330,11 @@ def _pairs(queries, keys, like):
   if queries.shape[-2] < 8:
     return jnp.sum(queries[..., :, None, :] * keys[..., None, :, :], axis=-1)
   return product("...ik,...jk->...ij", queries, keys, like=like)
+
+
+def row_before(x: Float[Array, "... C N"]) -> Float[Array, "... C N"]:
+  """Row i - 1 at i, zeros at the first."""
+  return jnp.concatenate([jnp.zeros_like(x[..., :1, :]), x[..., :-1, :]], axis=-2)
 
 
 class Masks(NamedTuple):

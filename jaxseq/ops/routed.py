@@ -19,7 +19,17 @@ from jaxtyping import Array, Bool, Int
 
 from jaxseq.ops import checks, chunks, dispatch, segments
 
-__all__ = ["Inputs", "by_chunk", "by_token", "prepare"]
+__all__ = [
+  "Inputs",
+  "Streams",
+  "by_chunk",
+  "by_slot",
+  "by_token",
+  "destinations",
+  "prepare",
+  "streams",
+  "take",
+]
 
 
 class Inputs(NamedTuple):
@@ -70,22 +80,35 @@ def prepare(
       f"got shape {initial_state.shape}"
     )
   flat = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])
-  ids = None if segment_ids is None else jnp.repeat(segment_ids, sizes["R"], axis=1)
   slots = chunks.prepare(
     op,
     *(flat(x) for x in (q, k, v)),
     {name: (flat(gate), f"B T {axes}") for name, (gate, axes) in gates.items()},
     None,
-    ids,
+    by_slot(segment_ids, sizes["R"]),
     scale,
   )
   kind = slots.state.dtype
   if initial_state is None:
     initial_state = jnp.zeros([sizes[a] for a in "BMHKV"])
   slots = slots._replace(state=initial_state.astype(kind))
-  route = jnp.where(slots.valid, flat(route), num_states)
-  document = jnp.zeros_like(route) if ids is None else segments.parse(ids).index
-  return Inputs(slots, route, document)
+  return Inputs(slots, *destinations(route, num_states, segment_ids))
+
+
+def by_slot(segment_ids: Int[Array, "B T"] | None, num_routes: int):
+  """Ids of the slots, [B, T R], or None."""
+  return None if segment_ids is None else jnp.repeat(segment_ids, num_routes, axis=1)
+
+
+def destinations(
+  route: Int[Array, "B T R"], num_states: int, segment_ids: Int[Array, "B T"] | None
+) -> tuple[Int[Array, "B TR"], Int[Array, "B TR"]]:
+  """Where each slot goes: its state, or M at padding, and its document's number."""
+  flat = route.reshape(route.shape[0], -1)
+  if segment_ids is None:
+    return flat, jnp.zeros_like(flat)
+  valid, _, index = segments.parse(by_slot(segment_ids, route.shape[2]))
+  return jnp.where(valid, flat, num_states), index
 
 
 def by_token(update, inputs: Inputs):
@@ -114,10 +137,10 @@ def by_token(update, inputs: Inputs):
 
 def by_chunk(chunk, inputs: Inputs):
   """The chunked form of `chunk(q, k, v, *gates, mask) -> chunks.Affine`."""
-  (q, k, v, gates, S, valid, _), route, document = inputs
+  q, k, v, gates, S, valid, _ = inputs.slots
   size = chunks.size_for(q.shape[1])
-  streams = _streams(route, document, S.shape[1], size)
-  count = streams.state.shape[1]
+  at = streams(inputs.route, inputs.document, S.shape[1], size)
+  count = at.state.shape[1]
   groups = -(-count // chunks.GROUP_SIZE[dispatch.platform()])
   number = -(-count // groups)
   rows = jnp.arange(S.shape[0])
@@ -136,63 +159,82 @@ def by_chunk(chunk, inputs: Inputs):
     return S, o.astype(v.dtype)
 
   cut = functools.partial(chunks.cut, groups=groups, number=number, size=size)
-  arrays = [_take(x, streams.slot) for x in (q, k, v, *gates)]
-  flags = (streams.valid[:, :, None], streams.starts[:, :, None])
-  state = jnp.pad(streams.state, ((0, 0), (0, groups * number - count)))
+  arrays = [take(x, at.slot) for x in (q, k, v, *gates)]
+  arrays += [x[:, :, None] for x in (at.slot < q.shape[1], at.starts)]
+  state = jnp.pad(at.state, ((0, 0), (0, groups * number - count)))
   state = jnp.moveaxis(state.reshape(-1, groups, number), 0, 2)
-  S, o = jax.lax.scan(group, S, (*map(cut, (*arrays, *flags)), state))
-  o = _take(chunks.join(o, streams.slot.shape[1]), streams.place)
-  S = jnp.where(streams.keeps[..., None, None, None], S, 0)
+  S, o = jax.lax.scan(group, S, (*map(cut, arrays), state))
+  o = take(chunks.join(o, at.slot.shape[1]), at.place)
+  S = jnp.where(at.keeps[..., None, None, None], S, 0)
   return jnp.where(valid[..., None, None], o, 0), S
 
 
-class _Streams(NamedTuple):
+class Streams(NamedTuple):
   """Where slots stand when those of each state stand together.
 
   Attributes:
-    place: Of each slot in the streams, [B, T R].
-    slot: At each place, [B, L], or T R where there is none.
-    valid: Whether there is one.
-    starts: Whether the state before is of another document.
-    state: Of each chunk, [B, L / C].
-    keeps: Whether the state after is of the row's last document, [B, M].
+    place: Of each slot in the streams; L or more at padding.
+    slot: At each place, or T R where there is none.
+    state: Of each chunk. One that is empty may have any.
+    starts: Whether the state before a place is of another document than its slot.
+    begins: First place of each state.
+    ends: The place after the last slot of each state.
+    keeps: Whether the last slot of each state is of the row's last document.
   """
 
   place: Int[Array, "B N"]
   slot: Int[Array, "B L"]
-  valid: Bool[Array, "B L"]
-  starts: Bool[Array, "B L"]
   state: Int[Array, "B L/C"]
+  starts: Bool[Array, "B L"]
+  begins: Int[Array, "B M"]
+  ends: Int[Array, "B M"]
   keeps: Bool[Array, "B M"]
 
 
-def _streams(route, document, num_states, size) -> _Streams:
-  N = route.shape[1]
-  length = (N // size + num_states) * size  # All may end within a chunk.
-  mine = route[..., None] == jnp.arange(num_states)  # [B, N, M]
+def streams(
+  route: Int[Array, "B N"],
+  document: Int[Array, "B N"],
+  num_states: int,
+  size: int,
+  head: int = 0,
+) -> Streams:
+  """Puts the slots of each state together, in the order of time.
+
+  Args:
+    route: State of each slot, M for none.
+    document: Number of its document.
+    num_states: M.
+    size: Of the chunks, at the beginning of one of which each state begins.
+    head: Places left free before the slots of each state.
+  """
+  N, M = route.shape[1], num_states
+  length = ((N + M * head) // size + M) * size  # All may end within a chunk.
+  places = jnp.arange(length)[:, None]
+  mine = route[..., None] == jnp.arange(M)  # [B, N, M]
   number = jnp.cumsum(mine, axis=1, dtype=jnp.int32)
-  ends = jnp.cumsum(-(-number[:, -1] // size), axis=1)  # In chunks.
-  begins = jnp.pad(ends[:, :-1], ((0, 0), (1, 0))) * size
-  place = jnp.sum(jnp.where(mine, begins[:, None] + number - 1, 0), axis=-1)
-  place = jnp.where(route < num_states, place, length)
+  count = head + number[:, -1]
+  chunks_after = jnp.cumsum(-(-count // size), axis=1)
+  begins = jnp.pad(chunks_after[:, :-1], ((0, 0), (1, 0))) * size
+  place = jnp.sum(jnp.where(mine, begins[:, None] + head + number - 1, 0), axis=-1)
+  place = jnp.where(route < M, place, length)
   put = lambda place: jnp.full(length, N).at[place].set(jnp.arange(N), mode="drop")
   slot = jax.vmap(put)(place)
-  state = jnp.sum(jnp.arange(length // size)[:, None] >= ends[:, None], axis=-1)
-  latest = jnp.max(jnp.where(mine, document[..., None], 0), axis=1)
-  here = _take(document, slot)
+  state = jnp.sum(places[: length // size] >= chunks_after[:, None], axis=-1)
+  here = take(document, slot)
   before = jnp.pad(here[:, :-1], ((0, 0), (1, 0)))
-  first = jnp.any(jnp.arange(length)[:, None] == begins[:, None], axis=-1)
-  valid = slot < N
-  return _Streams(
+  first = jnp.any(places == begins[:, None] + head, axis=-1)
+  latest = jnp.max(jnp.where(mine, document[..., None], 0), axis=1)
+  return Streams(
     place=place,
     slot=slot,
-    valid=valid,
-    starts=valid & (here != jnp.where(first, 0, before)),
-    state=jnp.minimum(state, num_states - 1),  # Chunks that are empty keep any.
+    state=jnp.minimum(state, M - 1),
+    starts=(slot < N) & (here != jnp.where(first, 0, before)),
+    begins=begins,
+    ends=begins + count,
     keeps=latest == document[:, -1:],
   )
 
 
-def _take(x, index):
-  """x [B, N, ...] at index [B, L]; zeros where that is out of bounds."""
+def take(x: Array, index: Int[Array, "B L"]) -> Array:
+  """x [B, N, ...] at the index, zeros where that is out of bounds."""
   return jax.vmap(lambda x, i: x.at[i].get(mode="fill", fill_value=0))(x, index)

@@ -151,3 +151,47 @@ def test_a_shape_that_does_not_fit_is_named(op):
     getattr(ops, op)(*tokens, route[:, :3], NUM_STATES)
   with pytest.raises(ValueError, match=f"{op} needs initial_state .* M = 4"):
     getattr(ops, op)(*tokens, route, 4, initial_state=jnp.asarray(state))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_each_state_has_a_short_convolution_of_its_own_tokens(packed):
+  T, W = 41, 4
+  rng = np.random.default_rng(1)
+  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  x, weight, state = normal(2, T, 2, 6), normal(W, 6), normal(2, NUM_STATES, W - 1, 6)
+  _, route = draw("routed_diagonal_decay", T)
+  ids = jnp.asarray(pack(T)) if packed else None
+  y, last = ops.routed_short_conv(
+    x,
+    weight,
+    route,
+    NUM_STATES,
+    activation="silu",
+    initial_state=state,
+    segment_ids=ids,
+  )
+  final = None if ids is None else ops.segments.parse(ids).index[:, -1]
+  for b in range(2):
+    for m in range(NUM_STATES):
+      t, r = np.nonzero(np.asarray(route[b]) == m)
+      mine, before = x[b : b + 1, t, r], state[b : b + 1, m]
+      if packed:  # A document that has other states first begins without this one.
+        document = ops.segments.parse(ids).index[b, t]
+        own = jnp.where(ids[b, t] != 0, document + 1, 0)[None]
+        first = jnp.ones((1, 1), jnp.int32)
+        mine = jnp.concatenate([before[:, -1:], mine], axis=1)
+        own, before = jnp.concatenate([first, own], axis=1), before[:, :-1]
+        before = jnp.pad(before, ((0, 0), (1, 0), (0, 0)))
+      else:
+        own = None
+      want, want_last = ops.short_conv(
+        mine, weight, activation="silu", initial_state=before, segment_ids=own
+      )
+      want = want[:, 1:] if packed else want
+      seen = np.ones(len(t), bool) if ids is None else np.asarray(ids[b, t]) != 0
+      np.testing.assert_allclose(y[b, t, r][seen], want[0][seen], rtol=1e-5, atol=1e-5)
+      if packed and (own.max() - 1) != final[b]:
+        want_last = jnp.zeros_like(want_last)
+      np.testing.assert_allclose(last[b, m], want_last[0], rtol=1e-6)
+  if packed:
+    assert not np.abs(y[np.asarray(ids) == 0]).any()

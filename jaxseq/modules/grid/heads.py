@@ -1,11 +1,11 @@
-"""What the linear attentions over a grid share: heads, projections and no state."""
+"""What the linear attentions over a grid share: heads and projections."""
 
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
 from jaxseq.modules.mixer import Mixer
 
-__all__ = ["check_heads", "merge", "project", "refuse_state", "split"]
+__all__ = ["check_heads", "merge", "project", "split"]
 
 
 def check_heads(mixer: Mixer, multiple: int = 1):
@@ -19,18 +19,6 @@ def check_heads(mixer: Mixer, multiple: int = 1):
     raise ValueError(
       f"{type(mixer).__name__} needs num_heads that divide features = "
       f"{mixer.features}{parts}; got {mixer.num_heads}"
-    )
-
-
-def refuse_state(mixer: Mixer, state):
-  """A mixer of both directions can neither stream nor decode.
-
-  Raises:
-    ValueError: If there is a state.
-  """
-  if state is not None:
-    raise ValueError(
-      f"{type(mixer).__name__} mixes in both directions and has no state; got one"
     )
 
 

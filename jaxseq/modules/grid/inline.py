@@ -40,7 +40,7 @@ class InLine(Mixer):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    heads.refuse_state(self, state)
+    self.refuse_state(state)
     x = ops.segments.clear_padding(x, segment_ids)
 
     def project(name, **options):

@@ -40,7 +40,7 @@ class RALA(Mixer):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    heads.refuse_state(self, state)
+    self.refuse_state(state)
     x = ops.segments.clear_padding(x, segment_ids)
     q, k, v, gate = (
       heads.project(self, x, self.features, name) for name in ("q", "k", "v", "gate")

@@ -38,7 +38,7 @@ class ScatterFormer(Mixer):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    heads.refuse_state(self, state)
+    self.refuse_state(state)
     x = ops.segments.clear_padding(x, segment_ids)
     q, k, v = (
       heads.split(self, heads.project(self, x, self.features, name, use_bias=False))

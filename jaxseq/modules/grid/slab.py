@@ -35,7 +35,7 @@ class SLAB(Mixer):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    heads.refuse_state(self, state)
+    self.refuse_state(state)
     x = ops.segments.clear_padding(x, segment_ids)
     q, k, v = (heads.project(self, x, self.features, name) for name in "qkv")
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)

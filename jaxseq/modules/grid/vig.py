@@ -50,7 +50,7 @@ class ViG(Mixer):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    heads.refuse_state(self, state)
+    self.refuse_state(state)
     kind = x.dtype
     x = ops.segments.clear_padding(x, segment_ids).astype(self.dtype)
 

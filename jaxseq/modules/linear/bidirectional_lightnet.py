@@ -32,10 +32,7 @@ class BidirectionalLightNet(LightNet):
   grid: tuple[int, int] | None = None
 
   def _attend(self, q, k, v, state, segment_ids):
-    if state is not None:
-      raise ValueError(
-        "BidirectionalLightNet mixes in both directions and has no state; got one"
-      )
+    self.refuse_state(state)
     coordinates = self._coordinates(segment_ids, q.shape[:2])
     H, E = self.num_heads, -(-self.head_size // coordinates.shape[-1])
     init = nn.with_logical_partitioning(_angles, ("heads", None))

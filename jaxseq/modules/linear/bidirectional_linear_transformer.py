@@ -21,10 +21,7 @@ class BidirectionalLinearTransformer(LinearTransformer):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    if state is not None:
-      raise ValueError(
-        f"{type(self).__name__} mixes in both directions and has no state; got one"
-      )
+    self.refuse_state(state)
     q, k, v = self._heads(ops.segments.clear_padding(x, segment_ids))
     q, k = self.feature_map(q, k)
     v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)

@@ -57,10 +57,7 @@ class Fastformer(Mixer):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    if state is not None:
-      raise ValueError(
-        f"{type(self).__name__} mixes in both directions and has no state; got one"
-      )
+    self.refuse_state(state)
     whole = lambda means: ops.documents.last(means, segment_ids)
     y, _ = self._mix(x, FastformerState(None, None), segment_ids, whole)
     return y, None

@@ -159,10 +159,7 @@ class BidirectionalFlowAttention(FlowAttention):
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    if state is not None:
-      raise ValueError(
-        f"{type(self).__name__} mixes in both directions and has no state; got one"
-      )
+    self.refuse_state(state)
     y, _ = self._flow(x, None, segment_ids)
     return y, None
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
-from jaxseq.ops.delta.gated_delta_rule import unit_lower_inverse
+from jaxseq.ops.delta import triangular
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "affine", "channel_delta_rule"]
@@ -104,9 +104,7 @@ def affine(q, k, v, g, erase, *, mask, like):
   until = jnp.where(mask.to_state[..., None], jnp.exp(until), 0)
 
   right = jnp.concatenate([v, since * erase], axis=-1)
-  # In float32 whatever the inputs are: the errors of one token reach all later ones.
-  solved = chunks.product("...ij,...jv->...iv", unit_lower_inverse(L), right, like=g)
-  U, W = jnp.split(solved, [v.shape[-1]], axis=-1)
+  U, W = jnp.split(triangular.solve(L, right, like=like), [v.shape[-1]], axis=-1)
   late = until * k
   return chunks.Affine(
     out=chunks.product("...ij,...jv->...iv", scores, U, like=like),

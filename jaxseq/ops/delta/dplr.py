@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
-from jaxseq.ops.delta.gated_delta_rule import unit_lower_inverse
+from jaxseq.ops.delta import triangular
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "dplr", "iplr"]
@@ -116,15 +116,13 @@ def _chunk(q, k, v, a, b, g, *, mask):
   )
   seen = lambda A: jnp.where(mask.causal, A, 0)
   q_k, q_a = seen(A[..., 0, 0, :, :]), seen(A[..., 0, 1, :, :])
-  b_k, b_a = seen(_down(A[..., 1, 0, :, :])), seen(_down(A[..., 1, 1, :, :]))
+  b_k, b_a = (seen(chunks.row_before(A[..., 1, s, :, :])) for s in (0, 1))
   begins = lambda x: jnp.where(mask.from_state[..., None], jnp.exp(x), 0)
   until = jnp.where(mask.to_state[..., None], jnp.exp(until), 0)
 
   known = chunks.product("...ij,...jv->...iv", b_k, v, like=v)
-  right = jnp.concatenate([known, begins(_down(since)) * b], axis=-1)
-  # In float32 whatever the inputs are: the errors of one token reach all later ones.
-  solved = chunks.product("...ij,...jv->...iv", unit_lower_inverse(-b_a), right, like=g)
-  Z, W = jnp.split(solved, [v.shape[-1]], axis=-1)
+  right = jnp.concatenate([known, begins(chunks.row_before(since)) * b], axis=-1)
+  Z, W = jnp.split(triangular.solve(-b_a, right, like=v), [v.shape[-1]], axis=-1)
   return chunks.Affine(
     out=chunks.product("...ij,...jv->...iv", q_k, v, like=v)
     + chunks.product("...ij,...jv->...iv", q_a, Z, like=v),
@@ -135,11 +133,6 @@ def _chunk(q, k, v, a, b, g, *, mask):
     erase=-until * a,
     erase_reads=W,
   )
-
-
-def _down(x):
-  """Row i - 1 at i, zeros at the first."""
-  return jnp.concatenate([jnp.zeros_like(x[..., :1, :]), x[..., :-1, :]], axis=-2)
 
 
 IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}

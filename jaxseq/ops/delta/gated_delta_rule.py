@@ -14,14 +14,14 @@ is solved for all u at once (the UT transform: DeltaNet, Yang et al. 2024,
 arXiv:2406.06484, sec. 3.2; Gated DeltaNet, sec. 3.3).
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
+from jaxseq.ops.delta import triangular
 from jaxseq.ops.dispatch import Form
 
-__all__ = ["IMPLEMENTATIONS", "chunk", "gated_delta_rule", "unit_lower_inverse"]
+__all__ = ["IMPLEMENTATIONS", "chunk", "gated_delta_rule"]
 
 
 def gated_delta_rule(
@@ -93,9 +93,7 @@ def chunk(q, k, v, g, beta, *, mask):
   rows = beta[..., None]
   L = jnp.tril(rows * chunks.product("...ik,...jk->...ij", k, k, like=v) * D, -1)
   right = jnp.concatenate([rows * v, rows * since_start[..., None] * k], axis=-1)
-  # In float32 whatever the inputs are: the errors of one token reach all later ones.
-  solved = chunks.product("...ij,...jv->...iv", unit_lower_inverse(L), right, like=g)
-  U, W = jnp.split(solved, [v.shape[-1]], axis=-1)
+  U, W = jnp.split(triangular.solve(L, right, like=v), [v.shape[-1]], axis=-1)
 
   scores = chunks.product("...ik,...jk->...ij", q, k, like=v) * D
   late = to_end[..., None] * k
@@ -108,41 +106,6 @@ def chunk(q, k, v, g, beta, *, mask):
     erase=late,
     erase_reads=W,
   )
-
-
-@jax.custom_jvp
-def unit_lower_inverse(L: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
-  """(I + L)^-1 for strictly lower triangular L, C a power of two.
-
-  The inverses of both halves of the diagonal, found together, give the whole:
-
-      [[A, 0], [M, B]]^-1 = [[A^-1, 0], [-B^-1 M A^-1, B^-1]]
-  """
-  return _inverse(L)
-
-
-@unit_lower_inverse.defjvp
-def _inverse_jvp(primals, tangents):
-  """dX = -X dL X: the backward pass needs X alone, no step of the recursion."""
-  X = unit_lower_inverse(*primals)
-  return X, -_matmul(X, _matmul(*tangents, X))
-
-
-def _inverse(L):
-  C = L.shape[-1]
-  if C == 1:
-    return jnp.ones_like(L)
-  half = C // 2
-  A, B = _inverse(jnp.stack([L[..., :half, :half], L[..., half:, half:]]))
-  M = -_matmul(_matmul(B, L[..., half:, :half]), A)
-  return jnp.block([[A, jnp.zeros_like(A)], [M, B]])
-
-
-def _matmul(A, B):
-  """A B to float32. No matrix unit is filled by small ones: they are summed as such."""
-  if A.shape[-1] < 8:
-    return jnp.sum(A[..., None] * B[..., None, :, :], axis=-2)
-  return jnp.matmul(A, B, precision="highest")
 
 
 IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch, fenwick
-from jaxseq.ops.delta.gated_delta_rule import unit_lower_inverse
+from jaxseq.ops.delta import triangular
 from jaxseq.ops.dispatch import Form
 from jaxseq.ops.fenwick import FenwickState
 
@@ -90,7 +90,8 @@ def _chunk(q, k, g, beta, *, mask, like):
   to_end = jnp.exp(decay[..., -1, :]) * mask.to_state
 
   gram = chunks.product("...ik,...jk->...ij", k, k, like=like) * D
-  X = unit_lower_inverse(jnp.tril(beta[..., None] * gram, -1)) * beta[..., None, :]
+  X = triangular.unit_lower_inverse(jnp.tril(beta[..., None] * gram, -1))
+  X *= beta[..., None, :]
   scores = chunks.product("...ik,...jk->...ij", q, k, like=like) * D
   P = chunks.product("...im,...mj->...ij", scores, X, like=like)
   early, late = since_start[..., None] * k, to_end[..., None] * k

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
-from jaxseq.ops.delta.gated_delta_rule import unit_lower_inverse
+from jaxseq.ops.delta import triangular
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "splr"]
@@ -83,18 +83,15 @@ def _chunk(q, k, v, p, g, beta, *, mask):
   decay, total = chunks.segment_sums(g), jnp.cumsum(g, axis=-1)
   D = chunks.masked_exp(decay, mask.causal)
   # p_i reads what has not yet faded at i: row i - 1 of the decays.
-  down = lambda x: jnp.concatenate([jnp.zeros_like(x[..., :1, :]), x[..., :-1, :]], -2)
-  before = chunks.masked_exp(down(decay), mask.causal)
+  before = chunks.masked_exp(chunks.row_before(decay), mask.causal)
   begins = lambda x: (jnp.exp(x) * mask.from_state)[..., None]
   to_end = jnp.exp(decay[..., -1, :]) * mask.to_state
 
   rows = beta[..., None]
   L = rows * chunks.product("...ik,...jk->...ij", p, k, like=v) * before
-  early = rows * begins(down(total[..., None])[..., 0]) * p
+  early = rows * begins(chunks.row_before(total[..., None])[..., 0]) * p
   right = jnp.concatenate([rows * v, early], axis=-1)
-  X = unit_lower_inverse(jnp.tril(L, -1))
-  # In float32 whatever the inputs are: the errors of one token reach all later ones.
-  solved = chunks.product("...ij,...jv->...iv", X, right, like=g)
+  solved = triangular.solve(jnp.tril(L, -1), right, like=v)
   U, W = jnp.split(solved, [v.shape[-1]], axis=-1)
 
   scores = chunks.product("...ik,...jk->...ij", q, k, like=v) * D

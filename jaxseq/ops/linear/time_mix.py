@@ -91,9 +91,8 @@ def _chunk(r, k, v, g, *, mask):
   A, since, until = chunks.decayed_scores(
     later[..., None, :, :], k[..., None, :, :], g, like=v
   )
-  down = lambda x: jnp.concatenate([jnp.zeros_like(x[..., :1, :]), x[..., :-1, :]], -2)
-  A = jnp.where(mask.causal, down(A[..., 0, 0, :, :]), 0)
-  before = jnp.where(mask.from_state[..., None], jnp.exp(down(since)), 0)
+  A = jnp.where(mask.causal, chunks.row_before(A[..., 0, 0, :, :]), 0)
+  before = jnp.where(mask.from_state[..., None], jnp.exp(chunks.row_before(since)), 0)
   until = jnp.where(mask.to_state[..., None], jnp.exp(until), 0)
   return chunks.Affine(
     out=chunks.product("...ij,...jv->...iv", A, v, like=v),
