@@ -17,7 +17,7 @@ __all__ = ["PRepBN", "fold", "layer_norm_share"]
 EPSILON = 1e-5  # Added to the variances.
 
 
-def layer_norm_share(step: Int[Array, ""], num_steps: int) -> Float[Array, ""]:
+def layer_norm_share(step: Int[Array, ""] | int, num_steps: int) -> Float[Array, ""]:
   """lambda at a step: falls linearly from 1 to 0 in `num_steps` steps, then stays."""
   return jnp.clip(1 - step / num_steps, 0, 1)
 

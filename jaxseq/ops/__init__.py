@@ -16,6 +16,7 @@ from jaxseq.ops.delta.delta_rule import delta_rule
 from jaxseq.ops.delta.dplr import dplr, iplr
 from jaxseq.ops.delta.gated_delta_rule import gated_delta_rule
 from jaxseq.ops.delta.log_linear_delta import log_linear_delta
+from jaxseq.ops.delta.mesa import MesaState, mesa
 from jaxseq.ops.delta.routed_gated_delta_rule import routed_gated_delta_rule
 from jaxseq.ops.delta.splr import splr
 from jaxseq.ops.fenwick import FenwickState
@@ -41,6 +42,7 @@ from jaxseq.ops.linear.slot_attention import (
   softmax_writes,
 )
 from jaxseq.ops.linear.time_mix import time_mix
+from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.softmax import kv_cache
@@ -56,6 +58,7 @@ __all__ = [
   "LSTMState",
   "LinearAttentionState",
   "MLSTMState",
+  "MesaState",
   "SlotState",
   "bidirectional",
   "channel_delta_rule",
@@ -73,6 +76,7 @@ __all__ = [
   "log_linear",
   "log_linear_delta",
   "lstm",
+  "mesa",
   "mlstm",
   "noncausal_linear_attention",
   "normalized_linear_attention",
@@ -91,5 +95,6 @@ __all__ = [
   "softmax_writes",
   "splr",
   "time_mix",
+  "toeplitz_attention",
   "token_shift",
 ]

@@ -160,38 +160,30 @@ def test_each_state_has_a_short_convolution_of_its_own_tokens(packed):
   normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   x, weight, state = normal(2, T, 2, 6), normal(W, 6), normal(2, NUM_STATES, W - 1, 6)
   _, route = draw("routed_diagonal_decay", T)
-  ids = jnp.asarray(pack(T)) if packed else None
+  ids = pack(T) if packed else np.ones((2, T), np.int32)
   y, last = ops.routed_short_conv(
-    x,
+    jnp.asarray(hide_padding(x, ids)),
     weight,
     route,
     NUM_STATES,
     activation="silu",
     initial_state=state,
-    segment_ids=ids,
+    segment_ids=jnp.asarray(ids),
   )
-  final = None if ids is None else ops.segments.parse(ids).index[:, -1]
-  for b in range(2):
-    for m in range(NUM_STATES):
-      t, r = np.nonzero(np.asarray(route[b]) == m)
-      mine, before = x[b : b + 1, t, r], state[b : b + 1, m]
-      if packed:  # A document that has other states first begins without this one.
-        document = ops.segments.parse(ids).index[b, t]
-        own = jnp.where(ids[b, t] != 0, document + 1, 0)[None]
-        first = jnp.ones((1, 1), jnp.int32)
-        mine = jnp.concatenate([before[:, -1:], mine], axis=1)
-        own, before = jnp.concatenate([first, own], axis=1), before[:, :-1]
-        before = jnp.pad(before, ((0, 0), (1, 0), (0, 0)))
-      else:
-        own = None
-      want, want_last = ops.short_conv(
-        mine, weight, activation="silu", initial_state=before, segment_ids=own
-      )
-      want = want[:, 1:] if packed else want
-      seen = np.ones(len(t), bool) if ids is None else np.asarray(ids[b, t]) != 0
-      np.testing.assert_allclose(y[b, t, r][seen], want[0][seen], rtol=1e-5, atol=1e-5)
-      if packed and (own.max() - 1) != final[b]:
-        want_last = jnp.zeros_like(want_last)
-      np.testing.assert_allclose(last[b, m], want_last[0], rtol=1e-6)
-  if packed:
-    assert not np.abs(y[np.asarray(ids) == 0]).any()
+  assert not np.abs(y[ids == 0]).any()
+  document = np.asarray(ops.segments.parse(jnp.asarray(ids)).index)
+  for b, m in np.ndindex(2, NUM_STATES):
+    seen = (np.asarray(route[b]) == m) & (ids[b] != 0)[:, None]
+    t, r = np.nonzero(seen)  # In the order of time.
+    # The state's inputs, then its tokens, as documents of their own.
+    inputs = np.concatenate([state[b, m], x[b, t, r]])
+    numbers = np.concatenate([np.zeros(W - 1, int), document[b, t]])
+    want, _ = ops.short_conv(
+      jnp.asarray(inputs)[None],
+      weight,
+      activation="silu",
+      segment_ids=jnp.asarray(1 + numbers)[None],
+    )
+    np.testing.assert_allclose(y[b, t, r], want[0, W - 1 :], rtol=1e-5, atol=1e-5)
+    current = numbers[1 - W :, None] == document[b, -1]
+    np.testing.assert_allclose(last[b, m], np.where(current, inputs[1 - W :], 0))

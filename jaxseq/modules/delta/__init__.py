@@ -7,6 +7,7 @@ from jaxseq.modules.delta.gated_delta_net import CONV_SIZE, GatedDeltaNet
 from jaxseq.modules.delta.gated_delta_net2 import GatedDeltaNet2
 from jaxseq.modules.delta.kimi_delta_attention import KimiDeltaAttention
 from jaxseq.modules.delta.log_linear_gated_delta_net import LogLinearGatedDeltaNet
+from jaxseq.modules.delta.mesa_net import MesaNet
 from jaxseq.modules.delta.meta_state import MetaState
 from jaxseq.modules.delta.rwkv7 import RWKV7
 from jaxseq.modules.mixer import Entry, Paper
@@ -21,6 +22,7 @@ __all__ = [
   "GatedDeltaProduct",
   "KimiDeltaAttention",
   "LogLinearGatedDeltaNet",
+  "MesaNet",
   "MetaState",
   "RWKV7",
 ]
@@ -36,6 +38,11 @@ def _gated_delta_net_size(m: GatedDeltaNet) -> int:
 def _log_linear_gated_delta_net_size(m: LogLinearGatedDeltaNet) -> int:
   more = (m.num_levels - 2) * m.value_heads * m.key_size * m.value_size
   return _gated_delta_net_size(m) + more + 1
+
+
+def _mesa_net_size(m: MesaNet) -> int:
+  sums = 2 * m.features * (m.features // m.num_heads)
+  return sums + 2 * (CONV_SIZE - 1) * m.features
 
 
 DELTA_PRODUCT = Paper(
@@ -124,6 +131,18 @@ MIXERS = (
     op="splr",
     state="constant",
     state_size=_gated_delta_net_size,
+  ),
+  Entry(
+    name="mesa_net",
+    cls=MesaNet,
+    paper=Paper(
+      "MesaNet: Sequence Modeling by Locally Optimal Test-Time Training",
+      2025,
+      "2506.05233",
+    ),
+    op="mesa",
+    state="constant",
+    state_size=_mesa_net_size,
   ),
   Entry(
     name="rwkv7",

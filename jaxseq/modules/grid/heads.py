@@ -34,7 +34,7 @@ def split(mixer: Mixer, x: Float[Array, "B T HK"]) -> Float[Array, "B T H K"]:
   return x.reshape(*x.shape[:2], mixer.num_heads, -1)
 
 
-def merge(mixer, o: Float[Array, "B T H V"], x, segment_ids):
+def merge(mixer, o: Float[Array, "B T ..."], x, segment_ids):
   """The output projection of all heads: y in the dtype of x, zero at padding."""
   o = o.reshape(*x.shape[:2], -1).astype(mixer.dtype)
   y = project(mixer, o, mixer.features, "out", ("heads", "embed"))

@@ -72,7 +72,7 @@ class RALA(Mixer):
     if self.grid is None:
       places = [ops.segments.positions(segment_ids, jnp.zeros(B, jnp.int32), (B, T))]
     else:
-      places = [p.reshape(1, T) for p in jnp.indices(self.grid)]
+      places = [jnp.broadcast_to(p.ravel(), (B, T)) for p in jnp.indices(self.grid)]
     # Wavelengths from 2 pi to 2 pi 10^4 with both ends among them, as in their code.
     number = K // (2 * len(places))
     theta = 10000.0 ** (number / max(number - 1, 1))

@@ -19,6 +19,8 @@ from jaxseq.modules.linear.linear_transformer import LinearTransformer
 from jaxseq.modules.linear.log_linear_mamba2 import LogLinearMamba2
 from jaxseq.modules.linear.mlstm import CONV_SIZE as MLSTM_CONV_SIZE
 from jaxseq.modules.linear.mlstm import MLSTM
+from jaxseq.modules.linear.mom import CONV_SIZE as MOM_CONV_SIZE
+from jaxseq.modules.linear.mom import MixtureOfMemories
 from jaxseq.modules.linear.performer import Performer
 from jaxseq.modules.linear.pop_retention import POPRetention
 from jaxseq.modules.linear.rebased import ReBased
@@ -58,6 +60,7 @@ __all__ = [
   "LightningAttention",
   "LinearTransformer",
   "LogLinearMamba2",
+  "MixtureOfMemories",
   "Performer",
   "RandomFeatureAttention",
   "ReBased",
@@ -78,6 +81,11 @@ def _log_linear_mamba2_size(m: LogLinearMamba2) -> int:
   inputs = m.width + 2 * m.num_groups * m.state_size
   buckets = (m.num_levels - 1) * m.width * m.state_size
   return buckets + 1 + (MAMBA2_CONV_SIZE - 1) * inputs
+
+
+def _mom_size(m: MixtureOfMemories) -> int:
+  inputs = (MOM_CONV_SIZE - 1) * (2 * m.key_size + m.value_size)
+  return (m.num_memories + 1) * m.num_heads * (m.key_size * m.value_size + inputs)
 
 
 MIXERS = (
@@ -398,5 +406,16 @@ MIXERS = (
     state="constant",
     state_size=lambda m: (m.num_partitions + 1) * m.num_heads * m.head_size**2,
     rows=("S085",),
+  ),
+  Entry(
+    name="mom",
+    cls=MixtureOfMemories,
+    paper=Paper(
+      "MoM: Linear Sequence Modeling with Mixture-of-Memories", 2025, "2502.13685"
+    ),
+    op="routed_gated_delta_rule",
+    state="constant",
+    state_size=_mom_size,
+    rows=("S367",),
   ),
 )

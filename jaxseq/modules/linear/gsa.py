@@ -54,6 +54,7 @@ class GatedSlotAttention(Mixer):
     q, k, v = (heads(nn.swish(project(x, self.head_size, name))) for name in "qkv")
     gate = heads(project(x, self.num_slots, "gate")).astype(jnp.float32)
     log_decay = nn.log_sigmoid(gate) / self.gate_normalizer
+    self.show(log_decay=log_decay)
     o, state = ops.slot_attention(
       q,
       k,

@@ -60,6 +60,7 @@ class HGRN2(Mixer):
     if self.lower_bound:
       open_share = math.log1p(-self.lower_bound)
       log_decay = jnp.logaddexp(math.log(self.lower_bound), open_share + log_decay)
+    self.show(log_decay=log_decay)
     k = (1 - self.lower_bound) * nn.sigmoid(-f)
     o, state = ops.diagonal_decay(
       heads(nn.swish(project(x, "q"))),

@@ -77,6 +77,7 @@ class RWKV6(Mixer):
     v = heads(self._project(mixed["v"], D, "v", orthogonal()))
     gate = nn.silu(self._project(mixed["g"], D, "gate", orthogonal(0.1)))
     log_decay = heads(self._log_decay(mixed["w"]))
+    self.show(log_decay=log_decay)
     bonus = nn.with_logical_partitioning(_bonus_init, ("heads", None))
     o, memory = ops.time_mix(
       r,

@@ -5,10 +5,12 @@ from jaxseq.modules.lowrank.flow_attention import (
   BidirectionalFlowAttention,
   FlowAttention,
 )
+from jaxseq.modules.lowrank.nprf import NPRF
 from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
   "MIXERS",
+  "NPRF",
   "BidirectionalFlowAttention",
   "CausalFastformer",
   "Fastformer",
@@ -69,5 +71,21 @@ MIXERS = (
     state_size=lambda m: 0,
     causal=False,
     rows=("S358",),
+  ),
+  Entry(
+    name="nprf",
+    cls=NPRF,
+    paper=Paper(
+      "Stable, Fast and Accurate: Kernelized Attention with Relative Positional "
+      "Encoding",
+      2021,
+      "2106.12566",
+    ),
+    op="toeplitz_attention",
+    state="growing",
+    state_size=lambda m: (
+      m.max_length * m.num_heads * (m.num_features + m.value_size) + 1
+    ),
+    rows=("S331",),
   ),
 )

@@ -104,6 +104,7 @@ class Mamba2(Mixer):
     dt = self._project(u, H, "dt").astype(jnp.float32)
     dt = nn.softplus(dt + dt_bias)
     log_decay = -dt * jnp.exp(self._param("A_log", time_scales.rate_init, (H,)))
+    self.show(log_decay=log_decay)
     values = (dt[..., None] * v).astype(v.dtype)
     o, memory = self._recur(u, q, k, values, log_decay, before.memory, segment_ids)
     o += (self._param("D", nn.initializers.ones, (H,))[:, None] * v).astype(o.dtype)

@@ -102,6 +102,7 @@ class Mamba3(Mixer):
     )
     dt = nn.softplus(dt + self._param("dt_bias", time_scales.step_init, (H,)))
     log_decay = -dt * jnp.maximum(nn.softplus(A), SLOWEST)
+    self.show(log_decay=log_decay)
     mix = nn.sigmoid(mix)
     theta = self._project(u, self.state_size // 4, "theta", ("embed", None))
     turns = 0.5 * jnp.tanh(theta.astype(jnp.float32))[:, :, None] * dt[..., None]

@@ -107,19 +107,17 @@ def chunked(inputs):
 
 def _both(q, k, v, f, g, *, mask):
   """Both directions within the chunk, and a map of the state from the left."""
-  flip = lambda x: jnp.flip(x, axis=-2)
-  pairs = (jnp.stack([x, flip(y)]) for x, y in ((q, q), (k, k), (f, g)))
-  rows, cols, decay = pairs
   A, since, until = chunks.decayed_scores(
-    rows[..., None, :, :], cols[..., None, :, :], decay, like=v
+    q[..., None, :, :], k[..., None, :, :], f, like=v
   )
-  left, right = A[..., 0, 0, :, :]
-  right = jnp.flip(right, axis=(-2, -1))
-  # From the right a query sees the keys that see it from the left.
-  A = jnp.where(mask.causal, left, 0)
-  A += jnp.where(mask.causal.swapaxes(-2, -1), right, 0)
-  since = jnp.where(mask.from_state[..., None], jnp.exp(since[0]), 0)
-  until = jnp.where(mask.to_state[..., None], jnp.exp(until[0]), 0)
+  # From the right the keys come later: they are the queries of the transposed scores.
+  A_right, _, _ = chunks.decayed_scores(
+    k[..., None, :, :], q[..., None, :, :], _shifted(g), like=v
+  )
+  A = jnp.where(mask.causal, A[..., 0, 0, :, :], 0)
+  A += jnp.where(mask.causal, A_right[..., 0, 0, :, :], 0).swapaxes(-2, -1)
+  since = jnp.where(mask.from_state[..., None], jnp.exp(since), 0)
+  until = jnp.where(mask.to_state[..., None], jnp.exp(until), 0)
   return chunks.Affine(
     out=chunks.product("...ij,...jv->...iv", A, v, like=v),
     reads=since * q,
@@ -130,14 +128,17 @@ def _both(q, k, v, f, g, *, mask):
 
 def _map_from_right(q, k, v, g, *, sees, seen, keeps):
   """What a chunk reads, keeps and writes of the state from the right."""
-  axis = g.ndim - 2
-  before = jnp.pad(g[..., :-1, :], [(0, 0)] * axis + [(1, 0), (0, 0)])
-  since = jnp.exp(jax.lax.cumsum(g, axis=axis, reverse=True))
-  until = jnp.exp(jnp.cumsum(before, axis=axis))
+  since = jnp.exp(jax.lax.cumsum(g, axis=g.ndim - 2, reverse=True))
+  until = jnp.exp(jnp.cumsum(_shifted(g), axis=-2))
   reads = jnp.where(sees, since * q, 0)
-  keeps = jnp.exp(jnp.sum(g, axis=axis)) * keeps
+  keeps = jnp.exp(jnp.sum(g, axis=-2)) * keeps
   k = jnp.where(seen, until * k, 0)
   return reads, keeps, chunks.product("...jk,...jv->...kv", k, v, like=v)
+
+
+def _shifted(g):
+  """The decays of the tokens before, within the chunk."""
+  return jnp.pad(g[..., :-1, :], [(0, 0)] * (g.ndim - 2) + [(1, 0), (0, 0)])
 
 
 def from_right(chunk: Callable, inputs: chunks.Inputs) -> Float[Array, "B T H V"]:
