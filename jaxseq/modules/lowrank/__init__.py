@@ -1,5 +1,6 @@
 """Attention matrices of low rank, by features, hashes and flows."""
 
+from jaxseq.modules.lowrank.ecoformer import EcoFormer
 from jaxseq.modules.lowrank.fastformer import CausalFastformer, Fastformer
 from jaxseq.modules.lowrank.flow_attention import (
   BidirectionalFlowAttention,
@@ -13,6 +14,7 @@ __all__ = [
   "NPRF",
   "BidirectionalFlowAttention",
   "CausalFastformer",
+  "EcoFormer",
   "Fastformer",
   "FlowAttention",
 ]
@@ -87,5 +89,16 @@ MIXERS = (
       m.max_length * m.num_heads * (m.num_features + m.value_size) + 1
     ),
     rows=("S331",),
+  ),
+  Entry(
+    name="ecoformer",
+    cls=EcoFormer,
+    paper=Paper(
+      "EcoFormer: Energy-Saving Attention with Linear Complexity", 2022, "2209.09004"
+    ),
+    op="normalized_linear_attention",
+    state="constant",
+    state_size=lambda m: m.num_heads * m.num_features * (m.value_size + 1),
+    rows=("S346",),
   ),
 )

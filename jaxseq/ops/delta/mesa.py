@@ -84,7 +84,7 @@ def mesa(
     ridge=(ridge, "H K"),
     **{"initial_state.A": (A, "B H K K"), "initial_state.B": (B, "B H K V")},
   )
-  kv = jnp.concatenate([k.astype(v.dtype), v], axis=-1)
+  kv = jnp.concatenate([k, v], axis=-1)
   state = None if A is None else jnp.concatenate([A, B], axis=-1)
   gates = dict(log_decay=(log_decay, "B T H"), beta=(beta, "B T H"))
   if log_decay is None:

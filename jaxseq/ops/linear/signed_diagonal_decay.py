@@ -2,7 +2,7 @@
 
     S_t = diag(a_t) S_{t-1} + k_t v_t^T,    o_t = S_t^T q_t,    a_t in [-1, 1]^K
 
-The decay by channel whose factors may be negative, as state tracking needs (Grazzini et
+The decay by channel whose factors may be negative, as state tracking needs (Grazzi et
 al. 2024, arXiv:2411.12537, sec. 4). No logarithm is taken: where `diagonal_decay` adds
 logarithms up, this multiplies.
 """

@@ -2,7 +2,7 @@
 
     S_t = a_t S_{t-1} + k_t v_t^T,    o_t = S_t^T q_t,    a_t in [-1, 1]
 
-The scalar decay whose factor may be negative, as state tracking needs (Grazzini et al.
+The scalar decay whose factor may be negative, as state tracking needs (Grazzi et al.
 2024, arXiv:2411.12537, sec. 4). No logarithm is taken: the factor from token j to i is
 the product of those between, found as `chunks.decayed_scores` finds sums.
 """
