@@ -52,11 +52,13 @@ class EcoFormer(LinearTransformer):
     x = ops.segments.clear_padding(x, segment_ids)
     heads = lambda y: y.reshape(*x.shape[:2], self.num_heads, -1)
     directions = layers.l2_normalize(heads(self._project(x, self.features, "qk")))
-    if not self.is_initializing():
-      self.sow("hashed", "directions", directions)
     codes = kernelized_hash.KernelizedHash(
       self.num_bits, self.num_anchors, self.param_dtype, name="hash"
-    )(directions).astype(self.dtype)
+    )(directions)
+    if not self.is_initializing():  # For `learn_hash`, and to look at.
+      self.sow("hashed", "directions", directions)
+      self.sow("hashed", "codes", codes)
+    codes = codes.astype(self.dtype)
     one = jnp.ones_like(codes[..., :1])
     q = jnp.concatenate([codes, (self.num_bits + 1) * one], axis=-1)
     k = jnp.concatenate([codes, one], axis=-1)
@@ -115,7 +117,7 @@ class OperationCounts(NamedTuple):
 
   @property
   def energy_picojoules(self) -> float:
-    """On a chip of 45 nm (Horowitz 2014, as in the paper's table 1)."""
+    """On a chip of 45 nm, with the numbers of the authors' code."""
     return 3.7 * self.multiplications + 0.9 * self.additions
 
 
