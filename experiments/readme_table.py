@@ -1,8 +1,9 @@
-r"""Writes the README's table of mixers from the registry.
+r"""Writes the README's tables of mixers from the registry.
 
 python -m experiments.readme_table
 """
 
+import importlib
 import pathlib
 
 from jaxseq import registry
@@ -14,13 +15,25 @@ BEGIN, END = "<!-- mixers: begin -->", "<!-- mixers: end -->"
 
 
 def table() -> str:
-  """A row for each mixer, in Markdown."""
-  rows = ["| name | paper | op | state |", "| --- | --- | --- | --- |"]
-  for name, entry in sorted(registry.MIXERS.items()):
+  """A table for each family, in Markdown."""
+  return "\n\n".join(map(_family, registry.FAMILIES))
+
+
+def _family(name: str) -> str:
+  family = importlib.import_module(f"jaxseq.modules.{name}")
+  about = family.__doc__.strip().removesuffix(".")
+  rows = [
+    f"**{name}**: {about[0].lower()}{about[1:]}.",
+    "",
+    "| name | paper | op | state |",
+    "| --- | --- | --- | --- |",
+  ]
+  for entry in sorted(family.MIXERS, key=lambda entry: entry.name):
     paper = f"{entry.paper.title} ({entry.paper.year})"
     if entry.paper.arxiv:
       paper = f"[{paper}](https://arxiv.org/abs/{entry.paper.arxiv})"
-    rows.append(f"| `{name}` | {paper} | `ops.{entry.op}` | {entry.state} |")
+    state = entry.state if entry.causal else "both directions"
+    rows.append(f"| `{entry.name}` | {paper} | `ops.{entry.op}` | {state} |")
   return "\n".join(rows)
 
 
