@@ -14,10 +14,10 @@ demo: .venv/demo.stamp
 	$(BIN)/python -m experiments.generate --workdir=runs/demo --prompt="def main("
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 fast: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 -m fast
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m fast
 
 lint: .venv/test.stamp
 	$(BIN)/ruff format --check .

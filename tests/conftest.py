@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "")
@@ -20,7 +22,11 @@ for name, value in dict(
   os.environ.setdefault(name, value)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
   for item in items:
     if "slow" not in item.keywords:
       item.add_marker("fast")
+    if item.module.__name__.endswith("test_contract") and hasattr(item, "callspec"):
+      # One worker makes all checks of a mixer: they share compilations.
+      item.add_marker(pytest.mark.xdist_group(item.callspec.params["name"]))

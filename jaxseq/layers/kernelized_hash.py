@@ -1,11 +1,11 @@
-"""Binary codes by kernelised hash functions (Liu et al. 2012; EcoFormer, 2209.09004).
+"""Binary codes by kernelised hash functions (Liu et al. 2012, CVPR).
 
 h_r(x) = sign(sum_s A_rs (kappa(x, a_s) - mu_s)),   kappa(x, a) = exp(-|x - a|^2 / 2 w)
 
 The anchors a, the means mu of kappa and the bandwidth w are those of a sample of the
 data. A is learned from the sample, bit by bit: tokens that attend to one another most
 shall have the same code, those that do least the opposite one (EcoFormer, Liu et al.
-2022, arXiv:2209.09004, sec. 4.2 and eq. 10 to 12).
+2022, arXiv:2209.09004).
 """
 
 import math

@@ -292,6 +292,7 @@ def decayed_scores(
     at the chunk's end of that after token j. The last two as `shares` says.
   """
   C, K = decay.shape[-2:]
+  rows, cols = rows.astype(like.dtype), cols.astype(like.dtype)
   since, until = decay[..., None, :], jnp.full_like(decay[..., None, :], shares.one)
   A = jnp.sum(rows[..., :, None, :, :] * cols[..., None, :, :, :], axis=-1)
   A = A.astype(decay.dtype)[..., None, None]
@@ -327,7 +328,7 @@ def _halves(x):
 
 def _pairs(queries, keys, like):
   """Products of all s queries and s keys. No matrix unit is filled by few of them."""
-  if queries.shape[-2] < 8:
+  if queries.shape[-2] < 4:
     return jnp.sum(queries[..., :, None, :] * keys[..., None, :, :], axis=-1)
   return product("...ik,...jk->...ij", queries, keys, like=like)
 

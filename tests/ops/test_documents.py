@@ -28,9 +28,15 @@ def test_sums_means_and_softmax_are_those_of_each_document():
 def test_one_document_a_row_needs_no_ids():
   x = np.random.default_rng(0).normal(size=(2, 8, 3)).astype(np.float32)
   ids = jnp.ones((2, 8), jnp.int32)
-  for f in (documents.sums, documents.means, documents.softmax):
+  for f in (documents.sums, documents.means, documents.softmax, documents.last):
     want = jnp.broadcast_to(f(x, None), x.shape)
     np.testing.assert_allclose(f(x, ids), want, rtol=1e-5)
+
+
+def test_the_last_token_is_that_of_each_document():
+  places = jnp.broadcast_to(jnp.arange(8), (2, 8))
+  np.testing.assert_array_equal(documents.last(places, IDS)[0, 1:6], [3, 3, 3, 5, 5])
+  assert documents.last(places, IDS)[0, 7] == 7
 
 
 def test_the_gradient_of_softmax_is_finite_at_padding():

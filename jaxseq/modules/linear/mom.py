@@ -1,4 +1,4 @@
-"""Mixture of Memories (MoM, Du et al. 2025, arXiv:2502.13685, sec. 3).
+"""Mixture of Memories (MoM, Du et al. 2025, arXiv:2502.13685).
 
 p_t = softmax(x_t W_r),   memories m in topk(p_t),   w_tm = p_tm / sum over the chosen
 M_t^m = update(M_{t-1}^m, k_t^m, v_t^m),   k^m, v^m of projections of its own

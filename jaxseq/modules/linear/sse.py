@@ -1,4 +1,4 @@
-"""Sparse State Expansion (SSE, Pan et al. 2025, arXiv:2507.16577, sec. 3.2).
+"""Sparse State Expansion (SSE, Pan et al. 2025, arXiv:2507.16577).
 
 e_t = softmax(x_t W_e),   partitions i in topk(e_t)
 k_t = softmax(x_t W_k)                             each row of a state is a class

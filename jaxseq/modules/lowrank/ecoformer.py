@@ -1,4 +1,4 @@
-"""EcoFormer (Liu et al. 2022, arXiv:2209.09004, sec. 4), causal.
+"""EcoFormer (Liu et al. 2022, arXiv:2209.09004), causal.
 
 h_t = H(x_t W / |x_t W|)            b bits of -1 and 1; queries and keys are the same
 o_t = sum_j (h_t^T h_j + b + 1) v_j / sum_j (h_t^T h_j + b + 1)

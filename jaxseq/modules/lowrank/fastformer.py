@@ -1,4 +1,4 @@
-"""Fastformer (Wu et al. 2021, arXiv:2108.09084, sec. 3.1), both ways and causal.
+"""Fastformer (Wu et al. 2021, arXiv:2108.09084), both ways and causal.
 
 alpha = softmax_t(w_q^T q_t / sqrt(K)),   q = sum_t alpha_t q_t       one for all tokens
 p_t = q * k_t

@@ -1,4 +1,4 @@
-"""Flow-Attention (Flowformer, Wu et al. 2022, arXiv:2202.06258, eq. 4 to 8).
+"""Flow-Attention (Flowformer, Wu et al. 2022, arXiv:2202.06258).
 
 Keys are sources, queries sinks, and what flows between them is conserved. With phi the
 sigmoid, sums over the document and n its number of tokens,

@@ -1,4 +1,4 @@
-"""NPRF with relative positions (Luo et al. 2021, arXiv:2106.12566, sec. 3).
+"""NPRF with relative positions (Luo et al. 2021, arXiv:2106.12566).
 
 phi(x) = M^-1/2 exp(W x / |x| - 1 / 2)             rows of W orthogonal and random
 o_i = sum_j e^{b_{i-j}} phi(q_i)^T phi(k_j) v_j / sum_j e^{b_{i-j}} phi(q_i)^T phi(k_j)

@@ -4,7 +4,7 @@
     o_tr = (S_t^m)^T q_tr
 
 where m = route_tr; a state that no route of the token names stays as it is (Mixture of
-Memories, Du et al. 2025, arXiv:2502.13685, sec. 3.2). See `routed` for its forms.
+Memories, Du et al. 2025, arXiv:2502.13685). See `routed` for its forms.
 """
 
 import jax.numpy as jnp

@@ -3,7 +3,7 @@
     o_i = sum_j c_{i-j} (q_i^T k_j) v_j / max(sum_j c_{i-j} q_i^T k_j, epsilon)
     c_d = exp(b_d - max b)             j <= i; b is learned, a number for each distance
 
-(arXiv:2106.12566, sec. 3.2.) As c does not factorise there is no state of fixed size:
+(arXiv:2106.12566.) As c does not factorise there is no state of fixed size:
 the state is the cache of all keys and values. But a sum over j is a product with a
 Toeplitz matrix, the same for each of the channels of k_j v_j^T, and so a convolution.
 That takes O(T log T) and the memory of T states; where T is short, T^2 scores of blocks

@@ -2,6 +2,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxseq import testing
 from jaxseq.modules.lowrank import EcoFormer, ecoformer
@@ -70,3 +71,10 @@ def test_it_takes_less_energy_than_softmax_attention_on_the_paper_s_images():
   assert hashed.multiplications == 3136 * (2 * 25 + 25 * 16 + 16 + 1 + 32)
   assert softmax.multiplications == 3136**2 * 65
   assert hashed.energy_picojoules < softmax.energy_picojoules / 100
+
+
+def test_too_few_tokens_to_learn_from_are_refused():
+  mixer = EcoFormer(features=32, dtype=jnp.float32)
+  params, x = testing.example(mixer)
+  with pytest.raises(ValueError, match="at least 25 tokens.*got 21"):
+    ecoformer.learn_hash(mixer, params, x, jax.random.key(0))

@@ -9,7 +9,7 @@ from jaxseq.modules.lowrank import Fastformer
 
 
 def numpy_fastformer(p, x, num_heads):
-  """Section 3.1 of the paper for one document [T, D], by its own words."""
+  """The paper's equations for one document [T, D]."""
 
   def dense(y, name):
     return y @ p[name]["kernel"] + p[name].get("bias", 0)

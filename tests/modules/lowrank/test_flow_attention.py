@@ -19,7 +19,7 @@ def heads_of(params, x):
 
 
 def of_all(q, k, v):
-  """Equations 4 to 8 of the paper, with the T x T matrix."""
+  """The paper's equations, with the T x T matrix."""
   A = np.einsum("htk,hsk->hts", q, k)
   into, out_of = A.sum(2), A.sum(1)
   sink = (A / out_of[:, None]).sum(2)
