@@ -16,6 +16,9 @@ __all__ = ["FREE", "Experiment", "build", "dtype"]
 # Fields that a run may be resumed with other values of.
 FREE = ("mesh", "log_every", "eval_every", "checkpoint_every", "max_skipped")
 
+# Of a router's loss beside that of the model, by weight; as in MoM's and Switch's code.
+BALANCE_WEIGHT = 0.01
+
 TASKS = ("language_model", "classification", "regression")
 
 
@@ -43,6 +46,15 @@ class Experiment:
     del key  # No model here is random.
     return self.model.apply({"params": params}, batch, method="loss")
 
+  def training_loss(self, params, batch, key):
+    """`loss`, and for each router of the model what keeps its parts in use."""
+    del key
+    (loss, sums), sown = self.model.apply(
+      {"params": params}, batch, method="loss", mutable=["losses"]
+    )
+    balance = sum(jnp.sum(x) for x in jax.tree.leaves(sown))
+    return loss + BALANCE_WEIGHT * balance * sums["weight"], sums
+
   def init(self, key) -> training.TrainState:
     """The state before the first step."""
     init_key, key = jax.random.split(key)
@@ -58,7 +70,7 @@ class Experiment:
   def step(self):
     """The compiled step: state, batch -> state, metrics. The state given is used up."""
     step = training.make_step(
-      self.loss,
+      self.training_loss,
       training.make_optimizer(self.optimizer),
       training.schedule(self.optimizer),
       accumulate_steps=self.config.accumulate_steps,

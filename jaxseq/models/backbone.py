@@ -177,7 +177,7 @@ class Backbone(nn.Module):
       period = nn.remat(period, prevent_cse=False, policy=REMAT[self.config.remat])
     scanned = nn.scan(
       period,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "losses": 0, "gates": 0},
       split_rngs={"params": True},
       in_axes=(0, nn.broadcast),
       length=self.config.repeats,

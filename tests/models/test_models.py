@@ -133,3 +133,16 @@ def test_the_losses_of_pooled_models_leave_out_weightless_rows():
 def test_a_wrong_stack_is_refused_by_name(fields, words):
   with pytest.raises(ValueError, match=words):
     config(**fields)
+
+
+def test_the_losses_of_routers_come_out_of_the_scanned_stack():
+  model, params, tokens = language_model(pattern=("mom",), num_layers=2, mlp="none")
+  apply = functools.partial(model.apply, method="loss", mutable=["losses"])
+  _, sown = jax.jit(apply)(params, batch_of(tokens))
+  (loss,) = jax.tree.leaves(sown)
+  assert loss.shape == (2,) and (loss >= 1 - 1e-5).all()  # One a layer; 1 is balance.
+
+
+def test_a_language_model_of_mixers_that_see_the_future_is_refused():
+  with pytest.raises(ValueError, match="causal mixers; vig sees"):
+    models.LanguageModel(config(pattern=("vig",)), vocab_size=37)
