@@ -143,6 +143,7 @@ MIXERS = (
     op="mesa",
     state="constant",
     state_size=_mesa_net_size,
+    rows=("S163",),
   ),
   Entry(
     name="rwkv7",
