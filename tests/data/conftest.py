@@ -86,4 +86,5 @@ def fields(folder, tfds_folder):
     "tfds images": (dict(name="tfds", feature="image", label="label", **small), 12),
     "digits": (dict(name="digits"), 64),
     "mqar": (dict(name="mqar", vocab_size=32, num_pairs=3, held_out_examples=10), 15),
+    "parity": (dict(name="parity", held_out_examples=10), 9),
   }

@@ -8,7 +8,7 @@ import pytest
 
 from jaxseq import data
 
-KINDS = ("bytes", "tfds text", "tfds images", "digits", "mqar")
+KINDS = ("bytes", "tfds text", "tfds images", "digits", "mqar", "parity")
 BATCH = 4
 
 
