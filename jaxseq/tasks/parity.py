@@ -43,11 +43,16 @@ def batch(
   Args:
     keys: Random keys [B], one for each sequence.
     config: The task.
-    length: T.
+    length: T, at least 1.
 
   Returns:
     A batch of `data`: inputs, targets, weights (float32) and segment_ids, all [B, T].
+
+  Raises:
+    ValueError: If there would be no token.
   """
+  if length < 1:
+    raise ValueError(f"parity needs sequence_length >= 1; got {length}")
   del config  # It changes no sequence.
   inputs = jax.vmap(lambda key: jax.random.bernoulli(key, shape=(length,)))(keys)
   inputs = inputs.astype(jnp.int32)
