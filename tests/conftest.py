@@ -22,11 +22,27 @@ for name, value in dict(
   os.environ.setdefault(name, value)
 
 
+# Of what all mixers and all ops promise, the fast tests try these.
+FAST_MEMBERS = {
+  "attention",
+  "gla",
+  "lstm",
+  "linear_attention",
+  "scalar_decay",
+  "gated_delta_rule",
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
   for item in items:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    suite = item.module.__name__.rpartition(".")[2]
+    member = params.get({"test_contract": "name", "test_chunks": "op"}.get(suite))
+    if member and member not in FAST_MEMBERS:
+      item.add_marker(pytest.mark.slow)
     if "slow" not in item.keywords:
       item.add_marker("fast")
-    if item.module.__name__.endswith("test_contract") and hasattr(item, "callspec"):
+    if suite == "test_contract" and member:
       # One worker makes all checks of a mixer: they share compilations.
-      item.add_marker(pytest.mark.xdist_group(item.callspec.params["name"]))
+      item.add_marker(pytest.mark.xdist_group(member))

@@ -31,6 +31,7 @@ __all__ = [
   "advance",
   "by_chunk",
   "by_token",
+  "by_tree",
   "cut",
   "decayed_scores",
   "join",
@@ -136,6 +137,25 @@ def by_token(update, inputs: Inputs):
   tokens = (*(x.astype(S.dtype) for x in (q, k, v)), *gates, starts)
   S, o = jax.lax.scan(step, S, jax.tree.map(lambda x: x.swapaxes(0, 1), tokens))
   return jnp.where(valid[..., None, None], o.swapaxes(0, 1), 0).astype(v.dtype), S
+
+
+def by_tree(decay: Float[Array, "B T H #K"], inputs: Inputs):
+  """The associative form of S_t = diag(decay_t) S_{t-1} + k_t v_t^T, in factors.
+
+  The maps S -> diag(a) S + k v^T are composed by a tree. All T states are held.
+  """
+  q, k, v, _, state, valid, starts = inputs
+  a = jnp.where(starts[..., None, None], 0, decay)[..., None]  # [B, T, H, K, 1]
+  x = product("bthk,bthv->bthkv", k, v, like=v)
+
+  def compose(first, then):
+    (a, x), (b, y) = first, then
+    return a * b, b * x + y
+
+  kept, S = jax.lax.associative_scan(compose, (a, x), axis=1)
+  S = S + kept * state[:, None]
+  o = product("bthk,bthkv->bthv", q, S, like=v)
+  return jnp.where(valid[..., None, None], o, 0).astype(v.dtype), S[:, -1]
 
 
 class Affine(NamedTuple):

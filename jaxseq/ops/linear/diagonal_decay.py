@@ -8,7 +8,6 @@ product. GLA cuts chunks again (sec. 4.3); here they are halved down to single t
 see `chunks.decayed_scores`.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -67,19 +66,9 @@ def recurrent(inputs):
 
 
 def associative(inputs):
-  """The maps S -> diag(a) S + k v^T, composed by a tree. All T states are held."""
-  q, k, v, (g,), state, valid, starts = inputs
-  a = jnp.where(starts[..., None, None], 0, jnp.exp(g))[..., None]  # [B, T, H, K, 1]
-  x = chunks.product("bthk,bthv->bthkv", k, v, like=v)
-
-  def compose(first, then):
-    (a, x), (b, y) = first, then
-    return a * b, b * x + y
-
-  kept, S = jax.lax.associative_scan(compose, (a, x), axis=1)
-  S = S + kept * state[:, None]
-  o = chunks.product("bthk,bthkv->bthv", q, S, like=v)
-  return jnp.where(valid[..., None, None], o, 0).astype(v.dtype), S[:, -1]
+  """The updates composed by a tree."""
+  (g,) = inputs.gates
+  return chunks.by_tree(jnp.exp(g), inputs)
 
 
 def chunked(inputs):

@@ -69,5 +69,6 @@ def _without_decay(form):
 IMPLEMENTATIONS = {
   "chunked": Form(_without_decay(scalar_decay.chunked)),
   "parallel": Form(_without_decay(scalar_decay.parallel)),
+  "associative": Form(_without_decay(scalar_decay.associative)),
   "recurrent": Form(recurrent),
 }

@@ -65,6 +65,12 @@ def recurrent(inputs):
   return chunks.by_token(update, inputs)
 
 
+def associative(inputs):
+  """The updates composed by a tree."""
+  (g,) = inputs.gates
+  return chunks.by_tree(jnp.exp(g)[..., None], inputs)
+
+
 def parallel(inputs):
   """One chunk of all tokens: T x T scores."""
   return chunks.by_chunk(_chunk, inputs, size=inputs.q.shape[1])
@@ -94,5 +100,6 @@ def _chunk(q, k, v, g, *, mask):
 IMPLEMENTATIONS = {
   "chunked": Form(chunked),
   "parallel": Form(parallel),
+  "associative": Form(associative),
   "recurrent": Form(recurrent),
 }

@@ -58,12 +58,22 @@ def signed_diagonal_decay(
 
 def recurrent(inputs):
   """The definition."""
-  a = jnp.where(inputs.valid[..., None, None], inputs.gates[0], 1)
+  a = _factors(inputs)
 
   def update(S, k, v, a):
     return a[..., None] * S + k[..., None] * v[..., None, :]
 
   return chunks.by_token(update, inputs._replace(gates=(a,)))
+
+
+def _factors(inputs):
+  """Padding keeps the state."""
+  return jnp.where(inputs.valid[..., None, None], inputs.gates[0], 1)
+
+
+def associative(inputs):
+  """The updates composed by a tree."""
+  return chunks.by_tree(_factors(inputs), inputs)
 
 
 def chunked(inputs):
@@ -87,4 +97,8 @@ def _chunk(q, k, v, a, *, mask):
   )
 
 
-IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}
+IMPLEMENTATIONS = {
+  "chunked": Form(chunked),
+  "associative": Form(associative),
+  "recurrent": Form(recurrent),
+}

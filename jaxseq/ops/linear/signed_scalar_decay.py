@@ -57,12 +57,22 @@ def signed_scalar_decay(
 
 def recurrent(inputs):
   """The definition."""
-  a = jnp.where(inputs.valid[..., None], inputs.gates[0], 1)
+  a = _factors(inputs)
 
   def update(S, k, v, a):
     return a[..., None, None] * S + k[..., None] * v[..., None, :]
 
   return chunks.by_token(update, inputs._replace(gates=(a,)))
+
+
+def _factors(inputs):
+  """Padding keeps the state."""
+  return jnp.where(inputs.valid[..., None], inputs.gates[0], 1)
+
+
+def associative(inputs):
+  """The updates composed by a tree."""
+  return chunks.by_tree(_factors(inputs)[..., None], inputs)
 
 
 def parallel(inputs):
@@ -95,5 +105,6 @@ def _chunk(q, k, v, a, *, mask):
 IMPLEMENTATIONS = {
   "chunked": Form(chunked),
   "parallel": Form(parallel),
+  "associative": Form(associative),
   "recurrent": Form(recurrent),
 }
