@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxseq import models
+from jaxseq import models, registry, testing
 from jaxseq.tasks import parity
 
 STEPS, LENGTH, LONGER = 800, 16, 64
@@ -66,3 +66,35 @@ def test_parity_takes_negative_eigenvalues(name, num_heads, learning_rate, optio
   )
   assert train(negative_eigenvalues=True) > 0.9
   assert train(negative_eigenvalues=False) < 0.7
+
+
+# Their states could grow, or a logarithm is in the way.
+REFUSE = ("comba", "log_linear_mamba2")
+
+
+def with_the_option():
+  has = lambda cls: "negative_eigenvalues" in cls.__dataclass_fields__
+  return sorted(n for n, e in registry.MIXERS.items() if has(e.cls) and n not in REFUSE)
+
+
+@pytest.mark.parametrize("name", REFUSE)
+def test_those_that_cannot_have_negative_eigenvalues_say_so(name):
+  with pytest.raises(ValueError, match="needs negative_eigenvalues = False"):
+    registry.mixer(name)(features=32, negative_eigenvalues=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", with_the_option())
+def test_the_option_keeps_the_contract_and_changes_the_outputs(name):
+  options = dict(features=32, dtype=jnp.float32, implementation="recurrent")
+  mixer = registry.mixer(name)(negative_eigenvalues=True, **options)
+  for check in (
+    "outputs_do_not_depend_on_later_inputs",
+    "a_split_sequence_gives_what_the_whole_gives",
+    "packed_documents_are_separate_documents",
+  ):
+    testing.CHECKS[check](mixer)
+  params, x = testing.example(mixer)
+  y, _ = mixer.apply(params, x)
+  plain = registry.mixer(name)(negative_eigenvalues=False, **options)
+  assert jnp.abs(y - plain.apply(params, x)[0]).max() > 1e-3

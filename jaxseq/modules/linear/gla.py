@@ -3,6 +3,9 @@
 g_t = log sigmoid(x_t W_1 W_2 + b) / 16        a decay for each key channel
 S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T,      o_t = S_t^T q_t
 y_t = (norm(o_t) * swish(x_t W_r)) W_o
+
+With `negative_eigenvalues` the decay a_t = exp(g_t) becomes 2 a_t - 1 in (-1, 1]
+(Grazzi et al. 2024, arXiv:2411.12537, sec. 4).
 """
 
 import flax.linen as nn
@@ -26,6 +29,7 @@ class GatedLinearAttention(Mixer):
     expand_v: Width of all values, likewise.
     gate_rank: Rank of the projection to the decays.
     gate_normalizer: What log sigmoid is divided by: decays begin near 1.
+    negative_eigenvalues: Whether decays range over (-1, 1] instead of (0, 1].
     norm_epsilon: Of the norm over each head's outputs.
   """
 
@@ -34,6 +38,7 @@ class GatedLinearAttention(Mixer):
   expand_v: float = 1.0
   gate_rank: int = 16
   gate_normalizer: float = 16.0
+  negative_eigenvalues: bool = False
   norm_epsilon: float = 1e-5
 
   def __post_init__(self):
@@ -78,11 +83,14 @@ class GatedLinearAttention(Mixer):
     log_decay = nn.log_sigmoid(gate.astype(jnp.float32)) / self.gate_normalizer
     log_decay = log_decay.reshape(B, T, H, K)
     self.show(log_decay=log_decay)
-    o, state = ops.diagonal_decay(
+    op, decay = ops.diagonal_decay, log_decay
+    if self.negative_eigenvalues:
+      op, decay = ops.signed_diagonal_decay, 2 * jnp.exp(log_decay) - 1
+    o, state = op(
       q,
       k,
       v,
-      log_decay,
+      decay,
       initial_state=state,
       segment_ids=segment_ids,
       implementation=self.implementation,

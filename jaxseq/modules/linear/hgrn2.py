@@ -25,11 +25,13 @@ class HGRN2(Mixer):
   Attributes:
     num_heads: Heads H; the authors' have 128 channels each.
     lower_bound: gamma in [0, 1), the least share of the memory kept at each token.
+    negative_eigenvalues: Whether decays range over (-1, 1] instead of (0, 1].
     norm_epsilon: Of the norm over all outputs.
   """
 
   num_heads: int = 4
   lower_bound: float = 0.0
+  negative_eigenvalues: bool = False
   norm_epsilon: float = 1e-5
 
   def __post_init__(self):
@@ -62,11 +64,14 @@ class HGRN2(Mixer):
       log_decay = jnp.logaddexp(math.log(self.lower_bound), open_share + log_decay)
     self.show(log_decay=log_decay)
     k = (1 - self.lower_bound) * nn.sigmoid(-f)
-    o, state = ops.diagonal_decay(
+    op, decay = ops.diagonal_decay, log_decay
+    if self.negative_eigenvalues:
+      op, decay = ops.signed_diagonal_decay, 2 * jnp.exp(log_decay) - 1
+    o, state = op(
       heads(nn.swish(project(x, "q"))),
       k.astype(self.dtype),
       heads(project(x, "input")),
-      log_decay,
+      decay,
       initial_state=state,
       segment_ids=segment_ids,
       implementation=self.implementation,
