@@ -55,8 +55,7 @@ def checks(name):
   "name, check", [(name, check) for name in NAMES for check in checks(name)]
 )
 def test_contract(name, check):
-  low = check == "bfloat16_is_near_float32"  # Of what "auto" runs.
-  testing.CHECKS[check](mixer(name) if low else recurrent(name))
+  testing.CHECKS[check](recurrent(name))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not promises(n, "states")])
@@ -153,7 +152,7 @@ def test_a_train_step_compiles_in_bfloat16_with_remat_and_scan(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_sharding_over_eight_devices_changes_nothing(name):
   assert len(jax.devices()) == 8
-  module = mixer(name)
+  module = recurrent(name)
   params, x = testing.example(module)
   x = jnp.concatenate([x, -x])  # A batch that data and fsdp divide.
   mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
