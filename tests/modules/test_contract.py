@@ -60,16 +60,16 @@ def test_contract(name, check):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not promises(n, "states")])
 def test_a_mixer_without_a_state_returns_none_and_refuses_one(name):
-  params, x = testing.example(mixer(name))
+  params, x = testing.example(recurrent(name))
   _, state = jax.eval_shape(mixer(name).apply, params, x)
   assert state is None
   with pytest.raises(ValueError, match="state"):
-    jax.eval_shape(mixer(name).apply, params, x, jnp.zeros(2))
+    jax.eval_shape(mixer(name).apply, params, x, jnp.zeros(len(x)))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not promises(n, "documents")])
 def test_a_mixer_that_cannot_pack_refuses_segment_ids(name):
-  params, x = testing.example(mixer(name))
+  params, x = testing.example(recurrent(name))
   ids = jnp.ones(x.shape[:2], jnp.int32)
   with pytest.raises(ValueError, match="segment_ids"):
     jax.eval_shape(lambda p, x: mixer(name).apply(p, x, segment_ids=ids), params, x)
@@ -122,14 +122,17 @@ def test_a_scanned_stack_is_its_layers_one_after_another(name):
     dtype=jnp.float32,
     mixer_options={name: dict(implementation=recurrent(name).implementation)},
   )
-  stack = models.Backbone(config)
-  _, x = testing.example(recurrent(name))
-  params = nn.unbox(jax.jit(stack.init)(jax.random.key(0), x))
-  y, _ = jax.jit(stack.apply)(params, x)
+  one, x = testing.example(recurrent(name))
+  first = nn.unbox(one["params"])
+  layers = [first, jax.tree.map(lambda p: 0.9 * p, first)]
+  stacked = jax.tree.map(lambda *p: jnp.stack(p), *layers)
+  ones = lambda *shape: {"scale": jnp.ones((*shape, 32))}
+  params = {"layers": {"mixer_0": stacked, "mixer_norm_0": ones(2)}}
+  params["final_norm"] = ones()
+  y, _ = jax.jit(models.Backbone(config).apply)({"params": params}, x)
   norm = lambda x: x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
   want = x
-  for i in range(2):
-    layer = jax.tree.map(lambda p, i=i: p[i], params["params"]["layers"]["mixer_0"])
+  for layer in layers:
     out, _ = testing._apply(recurrent(name), {"params": layer}, norm(want))
     want = want + out
   testing.assert_close(y, norm(want))
@@ -154,19 +157,29 @@ def test_sharding_over_eight_devices_changes_nothing(name):
   assert len(jax.devices()) == 8
   module = recurrent(name)
   params, x = testing.example(module)
-  x = jnp.concatenate([x, -x])  # A batch that data and fsdp divide.
+  cotangents = testing._random_like(
+    jax.random.key(3), testing._apply(module, params, x)
+  )
+  # A batch that data and fsdp divide.
+  twice = jnp.concatenate([x, -x])
+  of_twice = jax.tree.map(lambda c: jnp.concatenate([c, c]), cotangents)
   mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
   boxed = jax.eval_shape(module.init, jax.random.key(0), x)
   places = parallel.shardings(mesh, boxed)
-  loss = lambda params, x: jnp.sum(module.apply(params, x)[0] ** 2)
-  step = jax.value_and_grad(loss)
+  rows = parallel.batch_sharding(mesh, x.ndim)
+  loss = lambda params, x: testing._objective(module, params, x, None, None, of_twice)
   with jax.set_mesh(mesh):
-    rows = parallel.batch_sharding(mesh, x.ndim)
-    got = jax.jit(step, in_shardings=(places, rows))(
-      jax.device_put(nn.unbox(params), places), jax.device_put(x, rows)
-    )
-  got = jax.tree.map(np.asarray, got)
-  testing.assert_close(got, jax.jit(step)(nn.unbox(params), x))
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)), in_shardings=(places, rows))
+    got = step(jax.device_put(nn.unbox(params), places), jax.device_put(twice, rows))
+  parts = [
+    nn.unbox(testing._gradients(module, params, part, None, None, cotangents))
+    for part in (x, -x)
+  ]
+  want = (
+    jax.tree.map(jnp.add, *(p[0] for p in parts)),
+    jnp.concatenate([p[1] for p in parts]),
+  )
+  testing.assert_close(jax.tree.map(np.asarray, got), want)
 
 
 def test_an_unknown_name_brings_the_nearest():

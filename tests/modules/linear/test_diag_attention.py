@@ -24,7 +24,7 @@ def test_each_block_is_attention_on_its_own():
   "check",
   [
     "a_split_sequence_gives_what_the_whole_gives",
-    "decoding_token_by_token_gives_what_the_whole_gives",
+    "decoding_from_the_initial_state_gives_what_the_whole_gives",
     "packed_documents_are_separate_documents",
     "padding_before_and_after_leaves_the_state",
   ],
