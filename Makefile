@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Two workers; all checks of a mixer in one. A crash of one ends the run.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --max-worker-restart 0
 # The CPU, unless you say otherwise: with libtpu installed JAX would look for a TPU.
 export JAX_PLATFORMS ?= cpu
 
@@ -14,10 +16,10 @@ demo: .venv/demo.stamp
 	$(BIN)/python -m experiments.generate --workdir=runs/demo --prompt="def main("
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(PYTEST)
 
 fast: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m fast
+	$(PYTEST) -m fast
 
 lint: .venv/test.stamp
 	$(BIN)/ruff format --check .
