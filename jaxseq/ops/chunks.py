@@ -257,8 +257,12 @@ def product(spec: str, *operands, like) -> Array:
 
 
 def segment_sums(x: Float[Array, "... C"]) -> Float[Array, "... C C"]:
-  """Sums of x over j < m <= i at [i, j]; 0 where i <= j."""
+  """Sums of x over j < m <= i at [i, j]; 0 where i <= j.
+
+  A logarithm of zero counts as -1e30: a product of zero and infinity is not a number.
+  """
   C = x.shape[-1]
+  x = jnp.maximum(x, -1e30)
   lower = jnp.tril(jnp.ones((C, C), x.dtype))
   later = jnp.where(jnp.tril(lower, -1), x[..., :, None], 0)  # x_m at [m, j] if j < m.
   return jnp.einsum("im,...mj->...ij", lower, later, precision="highest")
