@@ -23,7 +23,7 @@ for name, value in dict(
   os.environ.setdefault(name, value)
 
 
-# Of what all mixers and all ops promise, the fast tests try these.
+# Of all mixers and all ops, the fast tests try these.
 FAST_MEMBERS = {
   "attention",
   "gla",
@@ -40,11 +40,14 @@ def pytest_collection_modifyitems(items):
     params = item.callspec.params if hasattr(item, "callspec") else {}
     suite = item.module.__name__.rpartition(".")[2]
     member = params.get({"test_contract": "name", "test_chunks": "op"}.get(suite))
+    room = item.path.parts[-3]
+    if member is None and room in ("modules", "ops"):  # A file of its own.
+      member = item.path.stem.removeprefix("test_")
     if member and member not in FAST_MEMBERS:
       item.add_marker(pytest.mark.slow)
     if "slow" not in item.keywords:
       item.add_marker("fast")
-    if suite == "test_contract" and member:
+    if suite == "test_contract" and "name" in params:
       # One worker makes all checks of a mixer: they share compilations.
       item.add_marker(pytest.mark.xdist_group(member))
 

@@ -9,6 +9,8 @@ import pytest
 
 from jaxseq import models, testing
 
+pytestmark = pytest.mark.slow
+
 SOURCE_LENGTH, LENGTH = 13, 9
 
 

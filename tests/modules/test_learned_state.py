@@ -8,6 +8,8 @@ import pytest
 from jaxseq import registry, testing
 from jaxseq.modules.learned_state import LearnedInitialState
 
+pytestmark = pytest.mark.slow
+
 
 def build(name, **attributes):
   mixer = registry.mixer(name)(features=32, dtype=jnp.float32)

@@ -10,6 +10,8 @@ import pytest
 from jaxseq import ops
 from jaxseq.ops import fenwick
 
+pytestmark = pytest.mark.slow
+
 BASES = {"log_linear": "scalar_decay", "log_linear_delta": "gated_delta_rule"}
 CASES = [
   ("log_linear", "chunked"),

@@ -10,6 +10,8 @@ import pytest
 from jaxseq import ops
 from jaxseq.ops import chunks
 
+pytestmark = pytest.mark.slow
+
 GATES = {  # By op, the axes of its gates, and the op that each state alone follows.
   "routed_diagonal_decay": (dict(log_decay="BTRHK"), "diagonal_decay"),
   "routed_gated_delta_rule": (
