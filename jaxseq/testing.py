@@ -72,16 +72,26 @@ def _apply(mixer, params, x, state=None, segment_ids=None):
 
 
 def _objective(mixer, params, x, state, segment_ids, cotangents):
+  """A linear functional of the outputs and the final state; and these."""
   out = mixer.apply(params, x, state, segment_ids=segment_ids)
+  return _sum_of_products(out, cotangents), out
+
+
+def _sum_of_products(out, cotangents):
   products = jax.tree.map(lambda a, b: jnp.sum((a * b).real), out, cotangents)
   return jax.tree.reduce(jnp.add, products)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _gradients(mixer, params, x, state, segment_ids, cotangents):
-  """Of a random linear functional of the outputs and the final state."""
-  grad = jax.grad(_objective, argnums=(1, 2))
+  """Of `_objective`, by params and x; and its outputs, from the same program."""
+  grad = jax.grad(_objective, argnums=(1, 2), has_aux=True)
   return grad(mixer, params, x, state, segment_ids, cotangents)
+
+
+def _cotangents(mixer, params, x):
+  """Random ones for the outputs and the final state."""
+  return _random_like(jax.random.key(3), jax.eval_shape(mixer.apply, params, x))
 
 
 def _random_like(key, tree):
@@ -190,15 +200,14 @@ def padding_is_ignored_whatever_it_holds(mixer: Mixer):
   params, x = example(mixer)
   ids, _ = _packed(mixer)
   _, before = _apply(mixer, params, x)
-  y, state = _apply(mixer, params, x, before, ids)
   garbage = jnp.where(ids[..., None] == 0, jnp.nan, x)
-  got, last = _apply(mixer, params, garbage, before, ids)
+  cotangents = _cotangents(mixer, params, x)
+  grads, (y, state) = _gradients(mixer, params, x, before, ids, cotangents)
+  assert not np.abs(y[ids == 0]).any(), "outputs at padding are not zero"
+  got_grads, (got, last) = _gradients(mixer, params, garbage, before, ids, cotangents)
   assert_close(got, y, message="output ")
   assert_close(last, state, message="state ")
-  assert not np.abs(y[ids == 0]).any(), "outputs at padding are not zero"
-  cotangents = _random_like(jax.random.key(3), (y, state))
-  grads = _gradients(mixer, params, garbage, before, ids, cotangents)
-  assert_close(grads, _gradients(mixer, params, x, before, ids, cotangents))
+  assert_close(got_grads, grads, message="gradient ")
 
 
 def padding_before_and_after_leaves_the_state(mixer: Mixer):
@@ -218,18 +227,15 @@ def padding_before_and_after_leaves_the_state(mixer: Mixer):
 
 def gradients_pass_through_a_split(mixer: Mixer):
   params, x = example(mixer)
-  y, state = _apply(mixer, params, x)
-  cotangents = _random_like(jax.random.key(3), (y, state))
+  cotangents = _cotangents(mixer, params, x)
   t = _split(mixer)
 
   def split(params, x):
     head, between = mixer.apply(params, x[:, :t])
     tail, last = mixer.apply(params, x[:, t:], between)
-    out = jnp.concatenate([head, tail], axis=1), last
-    products = jax.tree.map(lambda a, b: jnp.sum((a * b).real), out, cotangents)
-    return jax.tree.reduce(jnp.add, products)
+    return _sum_of_products((jnp.concatenate([head, tail], axis=1), last), cotangents)
 
-  whole = _gradients(mixer, params, x, None, None, cotangents)
+  whole, _ = _gradients(mixer, params, x, None, None, cotangents)
   assert_close(jax.jit(jax.grad(split, argnums=(0, 1)))(params, x), whole)
 
 
@@ -247,20 +253,15 @@ def bfloat16_is_near_float32(mixer: Mixer):
 
 def vmap_and_remat_change_nothing(mixer: Mixer):
   params, x = example(mixer)
-  out = _apply(mixer, params, x)
-  cotangents = _random_like(jax.random.key(3), out)
-
-  @jax.checkpoint
-  def objective(params, x, cotangents):
-    out = mixer.apply(params, x)
-    products = jax.tree.map(lambda a, b: jnp.sum((a * b).real), out, cotangents)
-    return jax.tree.reduce(jnp.add, products), out
-
+  cotangents = _cotangents(mixer, params, x)
+  objective = jax.checkpoint(
+    lambda params, x, c: _objective(mixer, params, x, None, None, c)
+  )
   step = jax.vmap(jax.grad(objective, (0, 1), has_aux=True), in_axes=(None, 0, 0))
   rows = lambda tree: jax.tree.map(lambda a: a[:, None], tree)  # Batches of one.
   (d_params, d_x), got = jax.jit(step)(params, *rows((x, cotangents)))
+  want, out = _gradients(mixer, params, x, None, None, cotangents)
   assert_close(got, rows(out))
-  want = _gradients(mixer, params, x, None, None, cotangents)
   assert_close((jax.tree.map(lambda g: g.sum(0), d_params), d_x[:, 0]), want)
 
 

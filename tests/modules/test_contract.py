@@ -83,21 +83,19 @@ def test_all_forms_agree_with_the_recurrent_form(name):
     _, state = testing._apply(recurrent(name), params, x)
   if promises(name, "documents"):
     ids = jnp.ones(x.shape[:2], jnp.int32).at[0, 8:].set(2).at[1, 17:].set(0)
-  out = testing._apply(recurrent(name), params, x, state, ids)
-  cotangents = testing._random_like(jax.random.key(3), out)
-  grads = testing._gradients(recurrent(name), params, x, state, ids, cotangents)
+  cotangents = testing._cotangents(recurrent(name), params, x)
+  run = lambda form: testing._gradients(form, params, x, state, ids, cotangents)
+  grads, out = run(recurrent(name))
   ran, names = 0, set(forms(name).IMPLEMENTATIONS)
   for form in names - {recurrent(name).implementation}:
-    other = mixer(name, implementation=form)
     try:
-      got = testing._apply(other, params, x, state, ids)
+      got_grads, got = run(mixer(name, implementation=form))
     except NotImplementedError as refusal:  # A kernel for hardware that is not here.
       assert form not in ("chunked", "parallel", "associative", "blockwise"), refusal
       continue
     ran += 1
     testing.assert_close(got, out, message=f"{form} ")
-    got = testing._gradients(other, params, x, state, ids, cotangents)
-    testing.assert_close(got, grads, message=f"{form}, gradient ")
+    testing.assert_close(got_grads, grads, message=f"{form}, gradient ")
   assert ran or names == {"recurrent"}
 
 
@@ -157,9 +155,7 @@ def test_sharding_over_eight_devices_changes_nothing(name):
   assert len(jax.devices()) == 8
   module = recurrent(name)
   params, x = testing.example(module)
-  cotangents = testing._random_like(
-    jax.random.key(3), testing._apply(module, params, x)
-  )
+  cotangents = testing._cotangents(module, params, x)
   # A batch that data and fsdp divide.
   backward = x[:, ::-1]
   twice = jnp.concatenate([x, backward])
@@ -168,12 +164,12 @@ def test_sharding_over_eight_devices_changes_nothing(name):
   boxed = jax.eval_shape(module.init, jax.random.key(0), x)
   places = parallel.shardings(mesh, boxed)
   rows = parallel.batch_sharding(mesh, x.ndim)
-  loss = lambda params, x: testing._objective(module, params, x, None, None, of_twice)
+  loss = lambda p, x: testing._objective(module, p, x, None, None, of_twice)[0]
   with jax.set_mesh(mesh):
     step = jax.jit(jax.grad(loss, argnums=(0, 1)), in_shardings=(places, rows))
     got = step(jax.device_put(nn.unbox(params), places), jax.device_put(twice, rows))
   parts = [
-    nn.unbox(testing._gradients(module, params, part, None, None, cotangents))
+    nn.unbox(testing._gradients(module, params, part, None, None, cotangents)[0])
     for part in (x, backward)
   ]
   want = (
