@@ -84,14 +84,27 @@ def _sum_of_products(out, cotangents):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _gradients(mixer, params, x, state, segment_ids, cotangents):
-  """Of `_objective`, by params and x; and its outputs, from the same program."""
-  grad = jax.grad(_objective, argnums=(1, 2), has_aux=True)
-  return grad(mixer, params, x, state, segment_ids, cotangents)
+  """Of `_objective`, by params, x and state; and its outputs, from the same program."""
+  grad = jax.grad(_objective, argnums=(1, 2, 3), has_aux=True, allow_int=True)
+  grads, out = grad(mixer, params, x, state, segment_ids, cotangents)
+  none = lambda g: g.dtype == jax.dtypes.float0  # That of a counter.
+  return jax.tree.map(lambda g: jnp.zeros(g.shape) if none(g) else g, grads), out
 
 
-def _cotangents(mixer, params, x):
-  """Random ones for the outputs and the final state."""
-  return _random_like(jax.random.key(3), jax.eval_shape(mixer.apply, params, x))
+def _outputs(mixer, params, x, state=None, segment_ids=None):
+  """`_apply` of `LENGTH` tokens by `_gradients`, which is compiled for them anyway."""
+  return _gradients(mixer, params, x, state, segment_ids, _cotangents(mixer))[1]
+
+
+@functools.lru_cache(maxsize=64)
+def _cotangents(mixer):
+  """Random ones for the outputs and the final state of `example`."""
+  return _random_like(jax.random.key(3), jax.eval_shape(mixer.apply, *example(mixer)))
+
+
+def _empty(mixer):
+  """The state before the first token. None if the mixer has no states."""
+  return None if _cotangents(mixer)[1] is None else mixer.initial_state(2)
 
 
 def _random_like(key, tree):
@@ -139,16 +152,16 @@ def _packed(mixer):
 
 def outputs_do_not_depend_on_later_inputs(mixer: Mixer):
   params, x = example(mixer)
-  y, _ = _apply(mixer, params, x)
+  y, _ = _outputs(mixer, params, x)
   t = 13
-  z, _ = _apply(mixer, params, x.at[:, t:].add(1.0))
+  z, _ = _outputs(mixer, params, x.at[:, t:].add(1.0))
   assert_close(z[:, :t], y[:, :t], message="output before the change ")
   assert np.abs(z[:, t:] - y[:, t:]).max() > 1e-4, "no output depends on the input"
 
 
 def a_split_sequence_gives_what_the_whole_gives(mixer: Mixer):
   params, x = example(mixer)
-  y, state = _apply(mixer, params, x)
+  y, state = _outputs(mixer, params, x)
   t = _split(mixer)
   head, between = _apply(mixer, params, x[:, :t])
   tail, last = _apply(mixer, params, x[:, t:], between)
@@ -158,7 +171,7 @@ def a_split_sequence_gives_what_the_whole_gives(mixer: Mixer):
 
 def decoding_from_the_initial_state_gives_what_the_whole_gives(mixer: Mixer):
   params, x = example(mixer)
-  y, state = _apply(mixer, params, x)
+  y, state = _outputs(mixer, params, x)
 
   @jax.jit
   def decode(params, x, state):
@@ -188,7 +201,7 @@ def the_state_keeps_its_shapes(mixer: Mixer):
 def packed_documents_are_separate_documents(mixer: Mixer):
   params, x = example(mixer)
   ids, documents = _packed(mixer)
-  y, state = _apply(mixer, params, x, None, ids)
+  y, state = _outputs(mixer, params, x, _empty(mixer), ids)
   pick = lambda a, tokens: jnp.take_along_axis(a, tokens[..., None], axis=1)
   for tokens in documents:
     want, last = _apply(mixer, params, pick(x, tokens))
@@ -199,9 +212,9 @@ def packed_documents_are_separate_documents(mixer: Mixer):
 def padding_is_ignored_whatever_it_holds(mixer: Mixer):
   params, x = example(mixer)
   ids, _ = _packed(mixer)
-  _, before = _apply(mixer, params, x)
+  _, before = _outputs(mixer, params, x)
   garbage = jnp.where(ids[..., None] == 0, jnp.nan, x)
-  cotangents = _cotangents(mixer, params, x)
+  cotangents = _cotangents(mixer)
   grads, (y, state) = _gradients(mixer, params, x, before, ids, cotangents)
   assert not np.abs(y[ids == 0]).any(), "outputs at padding are not zero"
   got_grads, (got, last) = _gradients(mixer, params, garbage, before, ids, cotangents)
@@ -212,14 +225,14 @@ def padding_is_ignored_whatever_it_holds(mixer: Mixer):
 
 def padding_before_and_after_leaves_the_state(mixer: Mixer):
   params, x = example(mixer)
-  _, state = _apply(mixer, params, x)
+  _, state = _outputs(mixer, params, x)
   ids = jnp.zeros((2, LENGTH), jnp.int32)
-  y, same = _apply(mixer, params, x, state, ids)
+  y, same = _outputs(mixer, params, x, state, ids)
   assert_close(same, state, message="state after padding alone ")
   assert not np.abs(y).any()
   span = slice(3, 3 + LENGTH - _split(mixer))
   ids = ids.at[:, span].set(4)  # Continues the document that the state comes from.
-  y, last = _apply(mixer, params, x, state, ids)
+  y, last = _outputs(mixer, params, x, state, ids)
   want, want_last = _apply(mixer, params, x[:, span], state)
   assert_close(y[:, span], want, message="output ")
   assert_close(last, want_last, message="state ")
@@ -227,21 +240,20 @@ def padding_before_and_after_leaves_the_state(mixer: Mixer):
 
 def gradients_pass_through_a_split(mixer: Mixer):
   params, x = example(mixer)
-  cotangents = _cotangents(mixer, params, x)
-  t = _split(mixer)
-
-  def split(params, x):
-    head, between = mixer.apply(params, x[:, :t])
-    tail, last = mixer.apply(params, x[:, t:], between)
-    return _sum_of_products((jnp.concatenate([head, tail], axis=1), last), cotangents)
-
-  whole, _ = _gradients(mixer, params, x, None, None, cotangents)
-  assert_close(jax.jit(jax.grad(split, argnums=(0, 1)))(params, x), whole)
+  y_bar, state_bar = _cotangents(mixer)
+  (*whole, _), _ = _gradients(mixer, params, x, None, None, (y_bar, state_bar))
+  # The rest of the row is padding, so that both parts are of one length.
+  head = jnp.broadcast_to(jnp.arange(LENGTH) < _split(mixer), x.shape[:2]).astype(int)
+  run = lambda *args: _gradients(mixer, params, x, *args)
+  _, (_, between) = run(_empty(mixer), head, (y_bar, state_bar))
+  tail_bars, _ = run(between, 1 - head, (y_bar, state_bar))
+  head_bars, _ = run(_empty(mixer), head, (y_bar, tail_bars[2]))
+  assert_close(jax.tree.map(jnp.add, tail_bars[:2], head_bars[:2]), tuple(whole))
 
 
 def bfloat16_is_near_float32(mixer: Mixer):
   params, x = example(mixer)
-  y, _ = _apply(mixer, params, x)
+  y, _ = _outputs(mixer, params, x)
   low = dataclasses.replace(mixer, dtype=jnp.bfloat16)
   z, _ = _apply(low, params, x)
   assert z.dtype == x.dtype
@@ -253,16 +265,16 @@ def bfloat16_is_near_float32(mixer: Mixer):
 
 def vmap_and_remat_change_nothing(mixer: Mixer):
   params, x = example(mixer)
-  cotangents = _cotangents(mixer, params, x)
+  cotangents = _cotangents(mixer)
   objective = jax.checkpoint(
     lambda params, x, c: _objective(mixer, params, x, None, None, c)
   )
   step = jax.vmap(jax.grad(objective, (0, 1), has_aux=True), in_axes=(None, 0, 0))
   rows = lambda tree: jax.tree.map(lambda a: a[:, None], tree)  # Batches of one.
   (d_params, d_x), got = jax.jit(step)(params, *rows((x, cotangents)))
-  want, out = _gradients(mixer, params, x, None, None, cotangents)
+  (*want, _), out = _gradients(mixer, params, x, None, None, cotangents)
   assert_close(got, rows(out))
-  assert_close((jax.tree.map(lambda g: g.sum(0), d_params), d_x[:, 0]), want)
+  assert_close([jax.tree.map(lambda g: g.sum(0), d_params), d_x[:, 0]], want)
 
 
 def parameters_are_float32_and_name_their_axes(mixer: Mixer):
@@ -312,6 +324,7 @@ OF_DOCUMENTS = frozenset(
     packed_documents_are_separate_documents,
     padding_is_ignored_whatever_it_holds,
     padding_before_and_after_leaves_the_state,
+    gradients_pass_through_a_split,
   )
 )
 

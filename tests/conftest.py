@@ -9,7 +9,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "")
   + " --xla_force_host_platform_device_count=8"
-  + " --xla_backend_optimization_level=0"  # Compiling is most of what the tests do.
+  # Compiling is most of what the tests do; the other core has tests of its own.
+  + " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 )
 for name, value in dict(
   TPU_SKIP_MDS_QUERY="1",

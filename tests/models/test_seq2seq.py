@@ -95,7 +95,9 @@ def test_it_learns_to_write_the_source_backwards():
     )
 
   batch = batch_of(jax.random.key(0))
-  params = nn.unbox(model.init(jax.random.key(1), batch["source"], batch["inputs"]))
+  params = nn.unbox(
+    jax.jit(model.init)(jax.random.key(1), batch["source"], batch["inputs"])
+  )
   optimizer = optax.adam(5e-3)
 
   @jax.jit

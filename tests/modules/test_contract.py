@@ -80,10 +80,10 @@ def test_all_forms_agree_with_the_recurrent_form(name):
   params, x = testing.example(recurrent(name))
   state = ids = None
   if promises(name, "states"):
-    _, state = testing._apply(recurrent(name), params, x)
+    _, state = testing._outputs(recurrent(name), params, x)
   if promises(name, "documents"):
     ids = jnp.ones(x.shape[:2], jnp.int32).at[0, 8:].set(2).at[1, 17:].set(0)
-  cotangents = testing._cotangents(recurrent(name), params, x)
+  cotangents = testing._cotangents(recurrent(name))
   run = lambda form: testing._gradients(form, params, x, state, ids, cotangents)
   grads, out = run(recurrent(name))
   ran, names = 0, set(forms(name).IMPLEMENTATIONS)
@@ -155,7 +155,7 @@ def test_sharding_over_eight_devices_changes_nothing(name):
   assert len(jax.devices()) == 8
   module = recurrent(name)
   params, x = testing.example(module)
-  cotangents = testing._cotangents(module, params, x)
+  cotangents = testing._cotangents(module)
   # A batch that data and fsdp divide.
   backward = x[:, ::-1]
   twice = jnp.concatenate([x, backward])

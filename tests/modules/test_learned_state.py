@@ -15,14 +15,16 @@ def build(name, **attributes):
   mixer = registry.mixer(name)(features=32, dtype=jnp.float32)
   x = jax.random.normal(jax.random.key(1), (2, 11, 32))
   module = LearnedInitialState(mixer, **attributes)
-  return mixer, module, nn.unbox(module.init(jax.random.key(0), x)), x
+  return mixer, module, nn.unbox(jax.jit(module.init)(jax.random.key(0), x)), x
 
 
 @pytest.mark.parametrize("name", ["gla", "retnet", "gated_delta_net", "mlstm"])
 def test_at_first_it_is_the_mixer(name):
   mixer, module, params, x = build(name)
-  got = module.apply(params, x)
-  testing.assert_close(got, mixer.apply({"params": params["params"]["mixer"]}, x))
+  got = jax.jit(module.apply)(params, x)
+  testing.assert_close(
+    got, jax.jit(mixer.apply)({"params": params["params"]["mixer"]}, x)
+  )
 
 
 def test_it_is_the_mixer_from_the_learned_state():
@@ -31,9 +33,9 @@ def test_it_is_the_mixer_from_the_learned_state():
   params = jax.tree.map(noise, params)
   state = module.apply(params, 2, method="first_state")
   assert np.linalg.matrix_rank(state.memory[0, 0]) == 2
-  head, between = module.apply(params, x[:, :4])
-  tail, last = module.apply(params, x[:, 4:], between)
-  want = mixer.apply({"params": params["params"]["mixer"]}, x, state)
+  head, between = jax.jit(module.apply)(params, x[:, :4])
+  tail, last = jax.jit(module.apply)(params, x[:, 4:], between)
+  want = jax.jit(mixer.apply)({"params": params["params"]["mixer"]}, x, state)
   testing.assert_close((jnp.concatenate([head, tail], axis=1), last), want)
 
 
@@ -41,7 +43,7 @@ def test_the_state_is_learned_with_the_weights_frozen():
   mixer, module, params, x = build("gla", rank=1)
   a, b = jax.random.normal(jax.random.key(2), (2, 1, 4, 8))
   memory = jnp.broadcast_to(a[..., :4, None] * b[..., None, :], (2, 4, 4, 8))
-  target, _ = mixer.apply({"params": params["params"]["mixer"]}, x, memory)
+  target, _ = jax.jit(mixer.apply)({"params": params["params"]["mixer"]}, x, memory)
   kind = {"params": {n: n != "mixer" for n in params["params"]}}
   optimizer = optax.chain(
     optax.masked(optax.adam(0.05), kind),
@@ -49,7 +51,7 @@ def test_the_state_is_learned_with_the_weights_frozen():
   )
 
   def loss(params):
-    return jnp.mean((module.apply(params, x)[0] - target) ** 2)
+    return jnp.mean((jax.jit(module.apply)(params, x)[0] - target) ** 2)
 
   @jax.jit
   def step(carry, _):
@@ -66,4 +68,4 @@ def test_the_state_is_learned_with_the_weights_frozen():
 def test_packed_documents_are_refused():
   _, module, params, x = build("gla")
   with pytest.raises(ValueError, match="segment_ids"):
-    module.apply(params, x, segment_ids=jnp.ones((2, 11), jnp.int32))
+    jax.jit(module.apply)(params, x, segment_ids=jnp.ones((2, 11), jnp.int32))

@@ -11,14 +11,14 @@ X = jax.random.normal(jax.random.key(0), (1, 7, 16))
 
 def start(cls):
   mixer = cls(features=16, num_heads=2, dtype=jnp.float32)
-  return mixer, nn.unbox(mixer.init(jax.random.key(1), X))["params"]
+  return mixer, nn.unbox(jax.jit(mixer.init)(jax.random.key(1), X))["params"]
 
 
 def test_without_decay_and_with_full_feedback_its_memory_is_that_of_gated_delta_net():
   comba, params = start(Comba)
   params["A_log"] = jnp.full(2, -100.0)
   params["feedback"] = jnp.full(2, 100.0)
-  _, got = comba.apply({"params": params}, X)
+  _, got = jax.jit(comba.apply)({"params": params}, X)
   del params["feedback"], params["correction"]
   _, want = start(GatedDeltaNet)[0].apply({"params": params}, X)
   np.testing.assert_allclose(got.memory, want.memory, rtol=1e-4, atol=1e-6)

@@ -1,5 +1,6 @@
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,5 +18,5 @@ def test_it_is_the_layer_of_flash_linear_attention():
   for name in "qkv":
     params[f"{name}_conv"] = jnp.asarray(oracle[f"{name}_conv1d.weight"][:, 0].T)
   mixer = DeltaNet(features=32, num_heads=2, dtype=jnp.float32)
-  y, _ = mixer.apply({"params": params}, jnp.asarray(oracle["x"]))
+  y, _ = jax.jit(mixer.apply)({"params": params}, jnp.asarray(oracle["x"]))
   np.testing.assert_allclose(y, oracle["y"], rtol=1e-4, atol=1e-5)

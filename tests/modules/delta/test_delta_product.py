@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ def test_with_one_step_it_is_the_plain_layer(name, plain):
   options = dict(features=32, dtype=jnp.float32, negative_eigenvalues=True)
   one = registry.mixer(name)(num_householders=1, **options)
   params, x = testing.example(one)
-  y, state = one.apply(params, x)
+  y, state = jax.jit(one.apply)(params, x)
   want, want_state = registry.mixer(plain)(**options).apply(params, x)
   np.testing.assert_allclose(y, want, atol=1e-5)
   testing.assert_close(state, want_state)

@@ -30,7 +30,7 @@ def test_it_is_the_layer_of_flash_linear_attention():
   mixer = GatedDeltaNet(
     features=32, num_heads=2, head_dim=16, expand_v=1.0, dtype=jnp.float32
   )
-  y, _ = mixer.apply({"params": params}, jnp.asarray(oracle["x"]))
+  y, _ = jax.jit(mixer.apply)({"params": params}, jnp.asarray(oracle["x"]))
   np.testing.assert_allclose(y, oracle["y"], rtol=1e-4, atol=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_with_more_value_heads_it_is_the_layer_of_qwen3_next():
 
 def test_step_sizes_and_rates_begin_as_in_mamba_2():
   mixer = GatedDeltaNet(features=48, num_heads=64, head_dim=2)
-  params = mixer.init(jax.random.key(0), jnp.zeros((1, 1, 48)))["params"]
+  params = jax.jit(mixer.init)(jax.random.key(0), jnp.zeros((1, 1, 48)))["params"]
   dt = jax.nn.softplus(params["dt_bias"].unbox())
   rate = jnp.exp(params["A_log"].unbox())
   assert 0.001 <= dt.min() < 0.005 and 0.05 < dt.max() <= 0.1001

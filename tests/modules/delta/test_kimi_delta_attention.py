@@ -12,7 +12,7 @@ X = jax.random.normal(jax.random.key(0), (1, 7, D))
 
 def start(cls, **attributes):
   mixer = cls(features=D, num_heads=H, head_dim=K, dtype=jnp.float32, **attributes)
-  return mixer, nn.unbox(mixer.init(jax.random.key(1), X))["params"]
+  return mixer, nn.unbox(jax.jit(mixer.init)(jax.random.key(1), X))["params"]
 
 
 def test_with_one_decay_a_head_its_memory_is_that_of_gated_delta_net():
@@ -25,18 +25,18 @@ def test_with_one_decay_a_head_its_memory_is_that_of_gated_delta_net():
   theirs["dt_bias"] = dt
   shared = ("q", "k", "v", "q_conv", "k_conv", "v_conv", "beta", "A_log")
   theirs |= {name: params[name] for name in shared}
-  _, got = kimi.apply({"params": params}, X)
-  _, want = other.apply({"params": theirs}, X)
+  _, got = jax.jit(kimi.apply)({"params": params}, X)
+  _, want = jax.jit(other.apply)({"params": theirs}, X)
   np.testing.assert_allclose(got.memory, want.memory, rtol=1e-4, atol=1e-6)
 
 
 def test_gated_delta_net2_whose_gates_are_one_number_is_kimi_delta_attention():
   kimi, params = start(KimiDeltaAttention)
   other, theirs = start(GatedDeltaNet2)
-  y, _ = kimi.apply({"params": params}, X)
+  y, _ = jax.jit(kimi.apply)({"params": params}, X)
   beta = {"kernel": jnp.repeat(params.pop("beta")["kernel"], K, axis=1)}
   assert theirs.keys() - params.keys() == {"erase", "write"}
-  z, _ = other.apply({"params": params | {"erase": beta, "write": beta}}, X)
+  z, _ = jax.jit(other.apply)({"params": params | {"erase": beta, "write": beta}}, X)
   np.testing.assert_allclose(z, y, rtol=1e-4, atol=1e-6)
 
 

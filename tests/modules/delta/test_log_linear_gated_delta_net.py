@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,8 +14,8 @@ def test_with_level_scales_of_one_it_is_gated_delta_net():
   kernel = jnp.zeros((32, 4 * 15)).at[0].set(1)
   ones = {"level_scales": {"kernel": kernel}}
   gains = {"level_gains": jnp.full((4, 15), jnp.log(jnp.e - 1))}
-  y, _ = mixer.apply({"params": {**params, **ones, **gains}}, x)
+  y, _ = jax.jit(mixer.apply)({"params": {**params, **ones, **gains}}, x)
   base = {k: v for k, v in params.items() if not k.startswith("level")}
   plain = GatedDeltaNet(features=32, dtype=jnp.float32)
-  want, _ = plain.apply({"params": base}, x)
+  want, _ = jax.jit(plain.apply)({"params": base}, x)
   np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)

@@ -12,8 +12,8 @@ X = jax.random.normal(jax.random.key(0), (1, 40, 64))
 def test_thirty_steps_are_enough_at_first():
   """The number that the authors take."""
   exact = MesaNet(features=64, num_heads=1, dtype=jnp.float32)
-  params = exact.init(jax.random.key(1), X)
-  y, _ = exact.apply(params, X)
+  params = jax.jit(exact.init)(jax.random.key(1), X)
+  y, _ = jax.jit(exact.apply)(params, X)
   run = lambda n: exact.clone(max_steps=n).apply(params, X)[0]
   assert np.abs(run(2) - y).max() > 1e-3
   np.testing.assert_allclose(run(30), y, atol=1e-5)

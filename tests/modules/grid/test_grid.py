@@ -191,7 +191,7 @@ def test_padding_around_an_image_is_not_seen(name):
 def test_a_sequence_that_is_not_the_grid_is_named(name):
   mixer, params, x = example(name, grid=GRID)
   with pytest.raises(ValueError, match="grid of 3 x 4 needs T = 12; got 11"):
-    mixer.apply(params, x[:, :11])
+    jax.jit(mixer.apply)(params, x[:, :11])
 
 
 @pytest.mark.parametrize("name", [n for n in EQUATIONS if n != "essa"])

@@ -12,11 +12,11 @@ MIXER = DiagAttention(features=32, window=5, dtype=jnp.float32)
 
 def test_each_block_is_attention_on_its_own():
   params, x = testing.example(MIXER)
-  y, _ = MIXER.apply(params, x)
+  y, _ = jax.jit(MIXER.apply)(params, x)
   attention = Attention(features=32, rotary_theta=None, dtype=jnp.float32)
   for start in range(0, x.shape[1], MIXER.window):
     block = slice(start, start + MIXER.window)
-    want, _ = attention.apply(params, x[:, block])
+    want, _ = jax.jit(attention.apply)(params, x[:, block])
     np.testing.assert_allclose(y[:, block], want, rtol=1e-5, atol=1e-6)
 
 
@@ -35,5 +35,5 @@ def test_the_contract_holds_across_blocks(check):
 
 def test_a_full_block_leaves_an_empty_state():
   params, x = testing.example(MIXER)
-  _, state = MIXER.apply(params, x[:, :10])
+  _, state = jax.jit(MIXER.apply)(params, x[:, :10])
   assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(state))

@@ -27,17 +27,17 @@ def test_it_is_the_layer_of_flash_linear_attention():
   for (module, name), source in WEIGHTS.items():
     params.setdefault(module, {})[name] = jnp.asarray(oracle[source].T)
   mixer = GatedLinearAttention(features=32, num_heads=2, dtype=jnp.float32)
-  y, _ = mixer.apply({"params": params}, jnp.asarray(oracle["x"]))
+  y, _ = jax.jit(mixer.apply)({"params": params}, jnp.asarray(oracle["x"]))
   np.testing.assert_allclose(y, oracle["y"], rtol=1e-4, atol=1e-5)
 
 
 def test_decays_begin_near_one():
   mixer = GatedLinearAttention(features=32, dtype=jnp.float32)
   x = jax.random.normal(jax.random.key(0), (1, 2, 32))
-  params = mixer.init(jax.random.key(1), x)
+  params = jax.jit(mixer.init)(jax.random.key(1), x)
   params = jax.tree.map(jnp.zeros_like, params)  # The gate says neither yes nor no.
   state = jnp.ones((1, 4, 4, 8))
-  _, last = mixer.apply(params, x[:, :1], state)
+  _, last = jax.jit(mixer.apply)(params, x[:, :1], state)
   np.testing.assert_allclose(last, 0.5 ** (1 / 16) * state, rtol=1e-5)
 
 

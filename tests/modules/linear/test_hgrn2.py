@@ -20,7 +20,7 @@ def test_it_is_the_layer_of_flash_linear_attention():
   }
   params["norm"] = dict(scale=jnp.asarray(oracle["g_norm.weight"]))
   mixer = HGRN2(features=32, num_heads=2, dtype=jnp.float32)
-  y, _ = mixer.apply({"params": params}, jnp.asarray(oracle["x"]))
+  y, _ = jax.jit(mixer.apply)({"params": params}, jnp.asarray(oracle["x"]))
   np.testing.assert_allclose(y, oracle["y"], rtol=1e-4, atol=1e-5)
 
 
@@ -31,7 +31,7 @@ def test_no_gate_forgets_more_than_the_bound_allows(bound):
   state = jnp.ones_like(mixer.initial_state(2))
   silent = dict(input=jax.tree.map(jnp.zeros_like, params["params"]["input"]))
   params = {"params": params["params"] | silent}
-  _, last = mixer.apply(params, 100 * x[:, :1], state)
+  _, last = jax.jit(mixer.apply)(params, 100 * x[:, :1], state)
   np.testing.assert_allclose(last.min(), bound, atol=1e-6)
   assert last.max() <= 1
 

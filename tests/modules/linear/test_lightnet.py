@@ -25,18 +25,18 @@ def test_the_rows_and_columns_of_an_image_may_change_places():
   """As dimensions do with their channels."""
   module = BidirectionalLightNet(**OPTIONS, grid=(3, 5))
   x = jax.random.normal(jax.random.key(0), (1, 15, 32))
-  params = nn.unbox(module.init(jax.random.key(1), x))
-  y, _ = module.apply(params, x)
+  params = nn.unbox(jax.jit(module.init)(jax.random.key(1), x))
+  y, _ = jax.jit(module.apply)(params, x)
   swap = lambda W: W.reshape(32, 4, 2, 4)[:, :, ::-1].reshape(32, 32)
   for name in "qk":
     params["params"][name]["kernel"] = swap(params["params"][name]["kernel"])
   turn = lambda x, *grid: x.reshape(1, *grid, 32).swapaxes(1, 2).reshape(1, 15, 32)
   other = BidirectionalLightNet(**OPTIONS, grid=(5, 3))
-  z, _ = other.apply(params, turn(x, 3, 5))
+  z, _ = jax.jit(other.apply)(params, turn(x, 3, 5))
   np.testing.assert_allclose(turn(z, 5, 3), y, rtol=1e-4, atol=1e-5)
 
 
 def test_a_grid_of_other_tokens_is_named():
   module = BidirectionalLightNet(**OPTIONS, grid=(3, 5))
   with pytest.raises(ValueError, match="3 x 5 tokens of its grid; got 16"):
-    module.init(jax.random.key(0), jnp.zeros((1, 16, 32)))
+    jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 16, 32)))

@@ -11,7 +11,7 @@ from jaxseq.modules.linear import LightningAttention
 def test_it_is_the_parallel_equation_with_the_decays_of_the_authors():
   mixer = LightningAttention(features=32, num_heads=8, depth=0.5, dtype=jnp.float32)
   params, x = testing.example(mixer)
-  got, _ = mixer.apply(params, x)
+  got, _ = jax.jit(mixer.apply)(params, x)
   params = nn.unbox(params)["params"]
   weights = {name: np.float64(p["kernel"]) for name, p in params.items()}
   x = np.float64(x)

@@ -92,14 +92,14 @@ def test_performer_estimates_softmax_attention_the_better_the_more_features():
     )
     # The variance grows as exp(|q + k|^2), so the inputs are small.
     x = 0.5 * jax.random.normal(jax.random.key(1), (2, testing.LENGTH, 32))
-    params = nn.unbox(mixer.init(jax.random.key(0), x))
+    params = nn.unbox(jax.jit(mixer.init)(jax.random.key(0), x))
     q, k, v = (
       project(params["params"], x, n).reshape(*x.shape[:2], 4, 8) for n in "qkv"
     )
     exact = jnp.where(PLACE[:, None] >= PLACE, scores(q, k) / 8**0.5, -jnp.inf)
     o = jnp.einsum("bhts,bshv->bthv", nn.softmax(exact), v)
     want = project(params["params"], o.reshape(x.shape), "out")
-    y, _ = mixer.apply(params, x)
+    y, _ = jax.jit(mixer.apply)(params, x)
     errors.append(float(jnp.linalg.norm(y - want) / jnp.linalg.norm(want)))
   assert errors[0] > 1.5 * errors[1] and errors[1] > 2 * errors[2]
   assert errors[2] < 0.05

@@ -40,7 +40,7 @@ def test_it_is_the_layer_of_the_authors():
 def test_memories_begin_long():
   mixer = MLSTM(features=32, dtype=jnp.float32)
   x = jax.random.normal(jax.random.key(0), (1, 2, 32))
-  params = mixer.init(jax.random.key(1), x)
+  params = jax.jit(mixer.init)(jax.random.key(1), x)
   state = mixer.initial_state(1)
   old = state.memory._replace(n=jnp.ones_like(state.memory.n))
   _, (last, _) = jax.jit(mixer.apply)(params, 0 * x, state._replace(memory=old))

@@ -16,7 +16,7 @@ def test_one_memory_alone_is_gated_delta_net():
   params, x = testing.example(mixer)
   p = jax.tree.map(np.array, nn.unbox(params)["params"])
   p["v"]["kernel"][1] = 0  # The memory of all tokens holds nothing.
-  y, _ = mixer.apply({"params": p}, x)
+  y, _ = jax.jit(mixer.apply)({"params": p}, x)
   width = p["q"]["kernel"].shape[1]
   taps = np.split(p["conv"], [width, 2 * width], axis=1)
   plain = {name: p[name] for name in ("q", "gate", "out", "norm", "A_log", "dt_bias")}
@@ -34,7 +34,7 @@ def test_a_memory_that_no_token_goes_to_stays_as_it_is():
   x = x.at[..., 0].set(5.0)
   p["router"]["scores"]["kernel"][0] = [9, -9, 9, -9]  # Memories 0 and 2, always.
   before = jax.tree.map(jnp.ones_like, mixer.initial_state(2))
-  _, after = mixer.apply({"params": p}, x, before)
+  _, after = jax.jit(mixer.apply)({"params": p}, x, before)
   for last, first in zip(after, before):
     np.testing.assert_array_equal(last[:, [1, 3]], first[:, [1, 3]])
     assert (np.abs(last - first)[:, [0, 2, 4]].max(axis=(0, 2, 3)) > 0.01).all()

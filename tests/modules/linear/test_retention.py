@@ -24,17 +24,17 @@ def test_it_is_the_layer_of_flash_linear_attention():
   for (module, name), source in WEIGHTS.items():
     params.setdefault(module, {})[name] = jnp.asarray(oracle[source].T)
   mixer = Retention(features=32, num_heads=2, dtype=jnp.float32)
-  y, _ = mixer.apply({"params": params}, jnp.asarray(oracle["x"]))
+  y, _ = jax.jit(mixer.apply)({"params": params}, jnp.asarray(oracle["x"]))
   np.testing.assert_allclose(y, oracle["y"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_head_forgets_at_its_own_fixed_rate():
   mixer = Retention(features=32, dtype=jnp.float32)
   x = jax.random.normal(jax.random.key(0), (1, 10, 32))
-  params = mixer.init(jax.random.key(1), x)
+  params = jax.jit(mixer.init)(jax.random.key(1), x)
   state = mixer.initial_state(1)
   state = state._replace(memory=jnp.ones_like(state.memory))
-  _, last = mixer.apply(params, x * 0, state)
+  _, last = jax.jit(mixer.apply)(params, x * 0, state)
   gamma = np.array([31 / 32, 63 / 64, 127 / 128, 255 / 256])
   want = np.broadcast_to(gamma[:, None, None] ** 10, last.memory.shape[1:])
   np.testing.assert_allclose(last.memory[0], want, rtol=1e-5)

@@ -20,7 +20,7 @@ def example(name, gate_bias):
 def test_a_gate_that_keeps_nothing_returns_the_value_of_the_token_itself():
   mixer, params, x = example("rfa", -30.0)
   params["params"]["q"] = params["params"]["k"]  # So that its weight is one.
-  y, _ = mixer.apply(params, x)
+  y, _ = jax.jit(mixer.apply)(params, x)
   v, out = params["params"]["v"], params["params"]["out"]
   want = (x @ v["kernel"] + v["bias"]) @ out["kernel"] + out["bias"]
   testing.assert_close(y, want)
@@ -29,8 +29,8 @@ def test_a_gate_that_keeps_nothing_returns_the_value_of_the_token_itself():
 def test_a_half_open_gate_halves_the_memory():
   mixer, params, x = example("rfa", 0.0)
   ones = jax.tree.map(jnp.ones_like, mixer.initial_state(2))
-  _, last = mixer.apply(params, x[:, :1], ones)
-  _, empty = mixer.apply(params, x[:, :1])
+  _, last = jax.jit(mixer.apply)(params, x[:, :1], ones)
+  _, empty = jax.jit(mixer.apply)(params, x[:, :1])
   left = jax.tree.map(jnp.subtract, last, empty)
   testing.assert_close(left, jax.tree.map(lambda s: s / 2, ones))
 
@@ -53,5 +53,7 @@ def test_sentences_that_keep_nothing_are_documents():
   ids[0, 8:], ids[1, 13:] = 2, 2
   starts = np.diff(ids, axis=1, prepend=0) != 0
   mixer, params, x = example("rfa_sentential", -40.0)
-  y, state = mixer.apply(params, x, sentence_starts=starts)
-  testing.assert_close((y, state), mixer.apply(params, x, segment_ids=jnp.asarray(ids)))
+  y, state = jax.jit(mixer.apply)(params, x, sentence_starts=starts)
+  testing.assert_close(
+    (y, state), jax.jit(mixer.apply)(params, x, segment_ids=jnp.asarray(ids))
+  )

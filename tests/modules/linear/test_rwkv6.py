@@ -45,10 +45,10 @@ def test_it_is_the_equations_of_the_paper():
 def test_initial_decays_go_from_slow_to_fast():
   mixer = RWKV6(features=32, dtype=jnp.float32)
   x = jax.random.normal(jax.random.key(0), (1, 2, 32))
-  params = mixer.init(jax.random.key(1), x)
+  params = jax.jit(mixer.init)(jax.random.key(1), x)
   state = mixer.initial_state(1)
   state = state._replace(memory=jnp.ones_like(state.memory))
-  _, last = mixer.apply(params, 0 * x, state)
+  _, last = jax.jit(mixer.apply)(params, 0 * x, state)
   kept = np.sqrt(last.memory[0, :, :, 0].reshape(-1))  # Two tokens.
   np.testing.assert_allclose(kept[[0, -1]], np.exp(-np.exp([-6, -1])), rtol=1e-5)
   assert (np.diff(kept) < 0).all()

@@ -1,4 +1,5 @@
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,7 +10,7 @@ from jaxseq.modules.linear import SynapticResonance
 def test_it_is_the_recurrence_of_its_docstring():
   mixer = SynapticResonance(features=32, dtype=jnp.float32)
   params, x = testing.example(mixer)
-  got, state = mixer.apply(params, x)
+  got, state = jax.jit(mixer.apply)(params, x)
   p = nn.unbox(params)["params"]
   x = np.float64(x)
   heads = lambda name: (x @ np.float64(p[name]["kernel"])).reshape(2, -1, 4, 8)

@@ -11,7 +11,7 @@ from jaxseq.modules.lowrank import EcoFormer, ecoformer
 def test_weights_count_the_bits_in_which_codes_agree():
   mixer = EcoFormer(features=32, dtype=jnp.float32)
   params, x = testing.example(mixer)
-  y, _ = mixer.apply(params, x)
+  y, _ = jax.jit(mixer.apply)(params, x)
   p = jax.tree.map(np.float64, nn.unbox(params)["params"])
   qk = (np.float64(x) @ p["qk"]["kernel"]).reshape(2, -1, 4, 8)
   qk /= np.linalg.norm(qk, axis=-1, keepdims=True)
@@ -38,7 +38,7 @@ def test_gradients_pass_through_the_sign_to_the_projection_alone():
 def test_learned_codes_tell_like_tokens_from_unlike_ones_better():
   mixer = EcoFormer(features=32, num_bits=8, num_anchors=20, dtype=jnp.float32)
   x = jax.random.normal(jax.random.key(1), (2, 48, 32))
-  params = mixer.init(jax.random.key(0), x)
+  params = jax.jit(mixer.init)(jax.random.key(0), x)
   learned = ecoformer.learn_hash(mixer, params, x, jax.random.key(2), num_pairs=6)
   assert jax.tree.structure(learned) == jax.tree.structure(params)
 

@@ -38,7 +38,7 @@ def example(name):
 
 def test_it_is_the_additive_attention_of_the_paper():
   mixer, params, x = example("fastformer")
-  y, _ = mixer.apply({"params": params}, x)
+  y, _ = jax.jit(mixer.apply)({"params": params}, x)
   wide = jax.tree.map(np.float64, params)
   want = np.stack([numpy_fastformer(wide, np.float64(row), 4) for row in x])
   testing.assert_close(y, want)
@@ -47,15 +47,15 @@ def test_it_is_the_additive_attention_of_the_paper():
 def test_the_causal_form_agrees_with_it_at_the_first_token_alone():
   mixer, params, x = example("fastformer_causal")
   both, _ = Fastformer(features=32, dtype=jnp.float32).apply({"params": params}, x)
-  y, _ = mixer.apply({"params": params}, x)
-  first, _ = mixer.apply({"params": params}, x[:, :1])
+  y, _ = jax.jit(mixer.apply)({"params": params}, x)
+  first, _ = jax.jit(mixer.apply)({"params": params}, x[:, :1])
   testing.assert_close(y[:, :1], first)
   assert np.abs(y - both).max() > 1e-2
 
 
 def test_the_causal_form_keeps_the_global_query_that_each_token_was_made_with():
   mixer, params, x = example("fastformer_causal")
-  y, _ = mixer.apply({"params": params}, x)
+  y, _ = jax.jit(mixer.apply)({"params": params}, x)
   p = jax.tree.map(np.float64, params)
   x = np.float64(x[0])
   dense = lambda y, name: y @ p[name]["kernel"] + p[name].get("bias", 0)
@@ -74,7 +74,7 @@ def test_the_causal_form_keeps_the_global_query_that_each_token_was_made_with():
 def test_scores_of_any_size_do_not_overflow():
   mixer, params, x = example("fastformer_causal")
   params["q_score"] = {"kernel": params["q_score"]["kernel"] * 1e4}
-  y, _ = mixer.apply({"params": params}, x)
+  y, _ = jax.jit(mixer.apply)({"params": params}, x)
   assert np.isfinite(y).all()
 
 

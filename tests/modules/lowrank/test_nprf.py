@@ -35,7 +35,7 @@ def test_many_features_give_softmax_attention_of_directions_with_relative_bias()
 def test_a_bias_for_the_token_itself_alone_returns_its_value():
   mixer, p, x = example(max_length=32)
   p["relative_bias"][:, 1:] = -80.0
-  y, _ = mixer.apply({"params": p}, x)
+  y, _ = jax.jit(mixer.apply)({"params": p}, x)
   v = x @ p["v"]["kernel"] + p["v"]["bias"]
   testing.assert_close(y, v @ p["out"]["kernel"] + p["out"]["bias"])
 

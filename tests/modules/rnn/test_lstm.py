@@ -20,7 +20,7 @@ def test_two_layers_are_those_of_torch():
     state = ops.LSTMState(
       *(jnp.asarray(oracle[n][layer])[:, None] for n in ("h0", "c0"))
     )
-    y, last = mixer.apply({"params": params}, y, state)
+    y, last = jax.jit(mixer.apply)({"params": params}, y, state)
     np.testing.assert_allclose(last.h[:, 0], oracle["h"][layer], atol=1e-6)
     np.testing.assert_allclose(last.c[:, 0], oracle["c"][layer], atol=1e-6)
   np.testing.assert_allclose(y, oracle["y"], atol=1e-6)
@@ -36,9 +36,9 @@ def test_forget_gates_begin_open():
 def test_heads_do_not_see_one_another():
   mixer = LSTM(features=6, num_heads=2, dtype=jnp.float32)
   x = jax.random.normal(jax.random.key(1), (1, 5, 6))
-  params = mixer.init(jax.random.key(0), x)
+  params = jax.jit(mixer.init)(jax.random.key(0), x)
   state = mixer.initial_state(1)
-  y, _ = mixer.apply(params, x, state)
-  z, _ = mixer.apply(params, x, state._replace(h=state.h.at[:, 0].add(1.0)))
+  y, _ = jax.jit(mixer.apply)(params, x, state)
+  z, _ = jax.jit(mixer.apply)(params, x, state._replace(h=state.h.at[:, 0].add(1.0)))
   np.testing.assert_array_equal(y[..., 3:], z[..., 3:])
   assert np.abs(y[..., :3] - z[..., :3]).max() > 1e-3

@@ -21,7 +21,7 @@ def test_values_and_gradients_are_those_of_llama_in_the_transformers_package():
   mixer = attention(num_heads=4, num_kv_heads=2, head_dim=8)
 
   def loss(params, x):
-    y, _ = mixer.apply({"params": params}, x)
+    y, _ = jax.jit(mixer.apply)({"params": params}, x)
     return jnp.sum(y * case["cot_y"]), y
 
   grad = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))

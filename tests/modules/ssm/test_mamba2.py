@@ -59,18 +59,9 @@ def test_with_negative_eigenvalues_a_large_step_turns_the_state_around():
   state = state._replace(memory=jnp.ones_like(state.memory))
   for bias, share in ((-50.0, 1.0), (50.0, -1.0)):  # dt is 0, and large.
     params["params"]["dt_bias"] = jnp.full_like(biases, bias)
-    with_state = mixer.apply(params, x[:, :1], state)[1].memory
-    without = mixer.apply(params, x[:, :1])[1].memory
+    with_state = jax.jit(mixer.apply)(params, x[:, :1], state)[1].memory
+    without = jax.jit(mixer.apply)(params, x[:, :1])[1].memory
     np.testing.assert_allclose(with_state - without, share, rtol=1e-4)
-
-
-def test_with_negative_eigenvalues_it_keeps_its_contract():
-  mixer = Mamba2(features=32, state_size=8, negative_eigenvalues=True, dtype="float32")
-  for check in (
-    "a_split_sequence_gives_what_the_whole_gives",
-    "packed_documents_are_separate_documents",
-  ):
-    testing.CHECKS[check](mixer)
 
 
 def test_heads_that_do_not_divide_are_named():

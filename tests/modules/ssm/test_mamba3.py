@@ -11,7 +11,7 @@ from jaxseq.modules.ssm import Mamba3, MIMOMamba3
 def test_it_is_a_complex_state_space_model_in_trapezoidal_steps():
   mixer = Mamba3(features=8, num_heads=2, state_size=12, dtype=jnp.float32)
   params, x = nn.unbox(testing.example(mixer))
-  y, _ = mixer.apply(params, x)
+  y, _ = jax.jit(mixer.apply)(params, x)
   want = np.stack([complex_model(params["params"], row) for row in np.asarray(x)])
   np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
 
@@ -53,14 +53,14 @@ def test_equal_inputs_and_outputs_are_one():
   one, many = Mamba3(**sizes), MIMOMamba3(**sizes)
   params, x = nn.unbox(testing.example(one))
   params = params["params"] | {"D": jnp.zeros(4)}
-  want, _ = one.apply({"params": params}, x)
+  want, _ = jax.jit(one.apply)({"params": params}, x)
   copies = {}
   for name in "BC":
     copies[name] = {"kernel": jnp.tile(params[name]["kernel"], (1, 4))}
     copies[f"{name}_bias"] = jnp.repeat(params[f"{name}_bias"], 4, axis=1)
-  begin = nn.unbox(many.init(jax.random.key(0), x))["params"]
+  begin = nn.unbox(jax.jit(many.init)(jax.random.key(0), x))["params"]
   ranks = {name: begin[name] for name in ("x_ranks", "z_ranks", "out_ranks")}
-  y, _ = many.apply({"params": params | copies | ranks}, x)
+  y, _ = jax.jit(many.apply)({"params": params | copies | ranks}, x)
   np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
 
 
@@ -69,8 +69,8 @@ def test_angles_stay_exact_over_many_turns():
   params, x = nn.unbox(testing.example(mixer))
   T = 4096
   x = jnp.broadcast_to(5 * x[:, :1], (2, T, 8))
-  turn = np.asarray(mixer.apply(params, x[:, :1])[1].angle, np.float64)
-  angle = mixer.apply(params, x)[1].angle
+  turn = np.asarray(jax.jit(mixer.apply)(params, x[:, :1])[1].angle, np.float64)
+  angle = jax.jit(mixer.apply)(params, x)[1].angle
   error = np.asarray(angle, np.float64) - T * turn
   np.testing.assert_allclose(error - np.round(error), 0, atol=2e-6)
   assert np.abs(T * turn).max() > 10

@@ -58,7 +58,7 @@ def test_its_recurrence_resets_where_transformers_does_and_has_its_gradients():
   oracle = np.load(ORACLES / "hf_rglru.npz")
   mixer, params = RGLRU(features=16, num_heads=2, dtype=jnp.float32), bare(oracle)
   ids = jnp.where(jnp.arange(20) < 7, 1, 2)[None].repeat(2, axis=0)
-  y, _ = mixer.apply(params, oracle["x"], segment_ids=ids)
+  y, _ = jax.jit(mixer.apply)(params, oracle["x"], segment_ids=ids)
   np.testing.assert_allclose(y, oracle["y_reset"], atol=1e-5)
   later = mixer.initial_state(2)._replace(started=jnp.ones(2, bool))
   run = lambda params, x: mixer.apply(params, x, later)[0]
@@ -81,7 +81,7 @@ def test_the_root_is_exact_and_its_derivative_bounded():
 
 def test_an_open_gate_keeps_as_much_as_the_paper_says():
   mixer = RGLRU(features=512)
-  params = mixer.init(jax.random.key(0), jnp.ones((1, 2, 512)))["params"]
+  params = jax.jit(mixer.init)(jax.random.key(0), jnp.ones((1, 2, 512)))["params"]
   kept = np.exp(-8 * jax.nn.softplus(params["rates"].value))  # a^8 where r = 1.
   assert 0.9 <= kept.min() < 0.91 and 0.99 < kept.max() <= 0.9991
 
