@@ -1,5 +1,7 @@
 """Eight host devices, and libtpu as a compiler only; both must precede JAX."""
 
+import gc
+import itertools
 import os
 import pathlib
 
@@ -24,6 +26,8 @@ for name, value in dict(
   os.environ.setdefault(name, value)
 
 
+gc.set_threshold(100_000, 20, 100)  # Tracing makes much that is no garbage.
+
 # Of all mixers and all ops, the fast tests try these.
 FAST_MEMBERS = {
   "attention",
@@ -40,7 +44,8 @@ def pytest_collection_modifyitems(items):
   for item in items:
     params = item.callspec.params if hasattr(item, "callspec") else {}
     suite = item.module.__name__.rpartition(".")[2]
-    member = params.get({"test_contract": "name", "test_chunks": "op"}.get(suite))
+    of = {"test_contract": "name", "test_chunks": "op"}.get(suite)
+    member = params.get(of)
     room = item.path.parts[-3]
     if member is None and room in ("modules", "ops"):  # A file of its own.
       member = item.path.stem.removeprefix("test_")
@@ -48,9 +53,13 @@ def pytest_collection_modifyitems(items):
       item.add_marker(pytest.mark.slow)
     if "slow" not in item.keywords:
       item.add_marker("fast")
-    if suite == "test_contract" and "name" in params:
-      # One worker makes all checks of a mixer: they share compilations.
-      item.add_marker(pytest.mark.xdist_group(member))
+    # One worker makes all checks of a mixer, of an op and of a file: they share what is
+    # compiled. The notebooks share nothing.
+    if item.path.parent.name != "notebooks":
+      item.add_marker(pytest.mark.xdist_group(f"{suite} {params.get(of, '')}"))
+
+
+COUNTER = itertools.count()
 
 
 def pytest_runtest_teardown():
@@ -60,7 +69,8 @@ def pytest_runtest_teardown():
   when there are no more.
   """
   maps = pathlib.Path("/proc/self/maps")
-  if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+  tests_run = next(COUNTER)
+  if tests_run % 16 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
     import jax  # Not before the flags above are set.
 
     jax.clear_caches()

@@ -29,7 +29,7 @@ CACHE = tempfile.TemporaryDirectory()  # Each run would compile the same step ag
 
 def environment():
   return os.environ | {
-    "XLA_FLAGS": "",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
     "PYTHONPATH": str(ROOT),
     "PYTHONUNBUFFERED": "1",
     "JAX_COMPILATION_CACHE_DIR": CACHE.name,

@@ -66,6 +66,9 @@ def run(op, form, arrays, route, ids=None):
   )
 
 
+compiled_run = jit(run, static_argnums=(0, 1))
+
+
 @functools.partial(jit, static_argnums=(0, 1))
 def pull(op, form, arrays, route, ids, cotangents):
   """Outputs, last states and the gradients of all inputs."""
@@ -99,16 +102,24 @@ def test_the_chunked_form_agrees_with_the_recurrent_form(op, T, decay, monkeypat
 def test_each_state_follows_its_own_tokens_alone(op, form):
   arrays, route = draw(op, 45)
   arrays = tuple(jnp.asarray(x, jnp.float32) for x in arrays)
-  o, last = run(op, form, arrays, route)
+  o, last = compiled_run(op, form, arrays, route)
   *tokens, state = arrays
+
+  @jit
+  def alone(tokens, state, ids):
+    plain = getattr(ops, GATES[op][1])
+    call = functools.partial(plain, implementation="recurrent")
+    return call(*tokens, initial_state=state, segment_ids=ids)
+
+  row = lambda x: np.asarray(x)[b].reshape(1, -1, *x.shape[3:])  # In the order of time.
   for b in range(2):
     for m in range(NUM_STATES):
-      t, r = np.nonzero(np.asarray(route[b]) == m)  # In the order of time.
-      mine = [x[b : b + 1, t, r] for x in tokens]
-      want, want_last = getattr(ops, GATES[op][1])(
-        *mine, initial_state=state[b : b + 1, m], implementation="recurrent"
+      mine = row(route) == m  # To this state the others are padding.
+      want, want_last = alone(
+        [row(x) for x in tokens], state[b : b + 1, m], mine.astype(int)
       )
-      np.testing.assert_allclose(o[b, t, r], want[0], rtol=1e-4, atol=1e-5)
+      got = np.where(mine[..., None, None], row(o), 0)
+      np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
       np.testing.assert_allclose(last[b, m], want_last[0], rtol=1e-4, atol=1e-5)
 
 
@@ -116,11 +127,11 @@ def test_each_state_follows_its_own_tokens_alone(op, form):
 def test_a_split_sequence_gives_what_the_whole_gives(op):
   arrays, route = draw(op, 45)
   *tokens, state = (jnp.asarray(x, jnp.float32) for x in arrays)
-  whole, last = run(op, "chunked", (*tokens, state), route)
+  whole, last = compiled_run(op, "chunked", (*tokens, state), route)
   head = [x[:, :19] for x in tokens]
-  o, between = run(op, "chunked", (*head, state), route[:, :19])
+  o, between = compiled_run(op, "chunked", (*head, state), route[:, :19])
   tail = [x[:, 19:] for x in tokens]
-  rest, got_last = run(op, "chunked", (*tail, between), route[:, 19:])
+  rest, got_last = compiled_run(op, "chunked", (*tail, between), route[:, 19:])
   got = jnp.concatenate([o, rest], axis=1)
   np.testing.assert_allclose(got, whole, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(got_last, last, rtol=1e-4, atol=1e-5)
@@ -163,29 +174,33 @@ def test_each_state_has_a_short_convolution_of_its_own_tokens(packed):
   x, weight, state = normal(2, T, 2, 6), normal(W, 6), normal(2, NUM_STATES, W - 1, 6)
   _, route = draw("routed_diagonal_decay", T)
   ids = pack(T) if packed else np.ones((2, T), np.int32)
-  y, last = ops.routed_short_conv(
+  routed = jit(
+    functools.partial(ops.routed_short_conv, activation="silu"), static_argnums=3
+  )
+  y, last = routed(
     jnp.asarray(hide_padding(x, ids)),
     weight,
     route,
     NUM_STATES,
-    activation="silu",
     initial_state=state,
     segment_ids=jnp.asarray(ids),
   )
   assert not np.abs(y[ids == 0]).any()
   document = np.asarray(ops.segments.parse(jnp.asarray(ids)).index)
+  plain = jit(functools.partial(ops.short_conv, activation="silu"))
   for b, m in np.ndindex(2, NUM_STATES):
     seen = (np.asarray(route[b]) == m) & (ids[b] != 0)[:, None]
     t, r = np.nonzero(seen)  # In the order of time.
-    # The state's inputs, then its tokens, as documents of their own.
+    # The state's inputs, then its tokens, as documents of their own; padding after.
     inputs = np.concatenate([state[b, m], x[b, t, r]])
     numbers = np.concatenate([np.zeros(W - 1, int), document[b, t]])
-    want, _ = ops.short_conv(
-      jnp.asarray(inputs)[None],
+    rest = 2 * T - len(t)
+    want, _ = plain(
+      np.pad(inputs, ((0, rest), (0, 0)))[None],
       weight,
-      activation="silu",
-      segment_ids=jnp.asarray(1 + numbers)[None],
+      segment_ids=np.pad(1 + numbers, (0, rest))[None],
     )
-    np.testing.assert_allclose(y[b, t, r], want[0, W - 1 :], rtol=1e-5, atol=1e-5)
+    want = want[0, W - 1 : len(inputs)]
+    np.testing.assert_allclose(y[b, t, r], want, rtol=1e-5, atol=1e-5)
     current = numbers[1 - W :, None] == document[b, -1]
     np.testing.assert_allclose(last[b, m], np.where(current, inputs[1 - W :], 0))

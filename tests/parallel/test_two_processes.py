@@ -24,6 +24,7 @@ from experiments import build
 from experiments.configs import lm_bytes
 from jaxseq import parallel
 c = lm_bytes.get_config()
+c.data.path = "jaxseq"
 c.mixer, c.batch_size, c.sequence_length = "gated_delta_net,attention", 8, 32
 c.model.update(dict(features=32, num_layers=2))
 c.mesh.update(dict(data=2, fsdp=2))
@@ -44,7 +45,8 @@ def launch(count, devices):
   with socket.socket() as s:
     s.bind(("localhost", 0))
     address = f"localhost:{s.getsockname()[1]}"
-  flags = f"--xla_force_host_platform_device_count={devices}"
+  flags = f"--xla_force_host_platform_device_count={devices} "
+  flags += "--xla_backend_optimization_level=0"
   processes = [
     subprocess.Popen(
       [sys.executable, "-c", STEP, address, str(count), str(i)],

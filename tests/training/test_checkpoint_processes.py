@@ -54,7 +54,8 @@ def launch(folder, task):
   with socket.socket() as s:
     s.bind(("localhost", 0))
     address = f"localhost:{s.getsockname()[1]}"
-  flags = "--xla_force_host_platform_device_count=2"
+  flags = "--xla_force_host_platform_device_count=2 "
+  flags += "--xla_backend_optimization_level=0"
   processes = [
     subprocess.Popen(
       [sys.executable, "-c", SCRIPT, address, str(i), str(folder), task],
