@@ -126,6 +126,7 @@ def test_greedy_decoding_is_the_argmax_of_the_full_forward_pass():
   np.testing.assert_array_equal(logits[:, 6:-1].argmax(-1), tokens[:, 7:])
 
 
+@pytest.mark.slow
 def test_uneven_prompts_are_continued_as_if_alone():
   _, _, prompt = language_model()
   alone = jnp.concatenate([greedy(prompt[:1]), greedy(prompt[1:, :4])])

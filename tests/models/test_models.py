@@ -66,6 +66,7 @@ def test_the_program_does_not_grow_with_depth():
   assert size(8) < 1.05 * size(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_remat_changes_no_gradient(remat):
   model, params, tokens = language_model()
@@ -98,6 +99,7 @@ def test_padding_does_not_change_a_pooled_output(kind, vocab_size):
   testing.assert_close(got, jax.jit(model.apply)(params, x))
 
 
+@pytest.mark.slow
 def test_the_losses_of_pooled_models_leave_out_weightless_rows():
   x = jax.random.normal(jax.random.key(0), (3, 7, 2))
   ids, weights = jnp.ones((3, 7), jnp.int32), jnp.array([1.0, 0.0, 1.0])
