@@ -13,7 +13,7 @@ from jaxseq.modules.mixer import Entry, Mixer
 
 __all__ = ["FAMILIES", "MIXERS", "entry", "mixer"]
 
-FAMILIES = ("softmax", "lowrank", "linear", "delta", "ssm", "rnn", "grid")
+FAMILIES = ("softmax", "lowrank", "linear", "delta", "ssm", "conv", "rnn", "grid")
 
 
 MIXERS: dict[str, Entry] = {

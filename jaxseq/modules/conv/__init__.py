@@ -1,0 +1,5 @@
+"""Convolutions over many tokens, with and without gates."""
+
+__all__ = ["MIXERS"]
+
+MIXERS = ()
