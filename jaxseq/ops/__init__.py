@@ -48,6 +48,7 @@ from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
+from jaxseq.ops.ssm.selective_scan import selective_scan
 
 __all__ = [
   "AdditiveDecayState",
@@ -87,6 +88,7 @@ __all__ = [
   "routed_short_conv",
   "scalar_decay",
   "segments",
+  "selective_scan",
   "short_conv",
   "signed_diagonal_decay",
   "signed_scalar_decay",
