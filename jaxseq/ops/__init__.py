@@ -32,6 +32,7 @@ from jaxseq.ops.linear.normalized_linear_attention import (
   normalized_linear_attention,
 )
 from jaxseq.ops.linear.prefix_linear_attention import prefix_linear_attention
+from jaxseq.ops.linear.quasiseparable import quasiseparable
 from jaxseq.ops.linear.routed_diagonal_decay import routed_diagonal_decay
 from jaxseq.ops.linear.scalar_decay import scalar_decay
 from jaxseq.ops.linear.signed_diagonal_decay import signed_diagonal_decay
@@ -84,6 +85,7 @@ __all__ = [
   "normalized_linear_attention",
   "prefix_linear_attention",
   "product",
+  "quasiseparable",
   "routed_diagonal_decay",
   "routed_gated_delta_rule",
   "routed_short_conv",
