@@ -1,6 +1,7 @@
 """State-space models and gated diagonal recurrences."""
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.hydra import Hydra
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
 from jaxseq.modules.ssm.mamba import Mamba
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
@@ -9,7 +10,7 @@ from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
-__all__ = ["MIXERS", "Mamba", "Mamba2", "Mamba3", "MIMOMamba3", "RGLRU", "S5"]
+__all__ = ["MIXERS", "Hydra", "Mamba", "Mamba2", "Mamba3", "MIMOMamba3", "RGLRU", "S5"]
 
 
 def _mamba_size(m: Mamba) -> int:
@@ -28,6 +29,11 @@ def _mamba3_size(m: Mamba3) -> int:
   )
 
 
+HYDRA = Paper(
+  "Hydra: Bidirectional State Space Models Through Generalized Matrix Mixers",
+  2024,
+  "2407.09941",
+)
 MAMBA3 = Paper(
   "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
 )
@@ -98,5 +104,15 @@ MIXERS = (
     op="trapezoidal_decay",
     state="constant",
     state_size=_mamba3_size,
+  ),
+  Entry(
+    name="hydra",
+    cls=Hydra,
+    paper=HYDRA,
+    op="quasiseparable",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+    rows=("S219",),
   ),
 )
