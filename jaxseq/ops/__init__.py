@@ -46,9 +46,11 @@ from jaxseq.ops.linear.time_mix import time_mix
 from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
+from jaxseq.ops.rnn.sru import sru
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
+from jaxseq.ops.ssm.selective_scan import selective_scan
 
 __all__ = [
   "AdditiveDecayState",
@@ -89,6 +91,7 @@ __all__ = [
   "routed_short_conv",
   "scalar_decay",
   "segments",
+  "selective_scan",
   "short_conv",
   "signed_diagonal_decay",
   "signed_scalar_decay",
@@ -96,6 +99,7 @@ __all__ = [
   "softmax_attention",
   "softmax_writes",
   "splr",
+  "sru",
   "time_mix",
   "toeplitz_attention",
   "token_shift",
