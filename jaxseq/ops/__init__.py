@@ -42,6 +42,12 @@ from jaxseq.ops.linear.slot_attention import (
   slot_attention,
   softmax_writes,
 )
+from jaxseq.ops.linear.structured_matrices import (
+  cauchy_matrix,
+  dense_matrix,
+  toeplitz_matrix,
+  vandermonde_matrix,
+)
 from jaxseq.ops.linear.time_mix import time_mix
 from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
@@ -64,10 +70,12 @@ __all__ = [
   "MesaState",
   "SlotState",
   "bidirectional",
+  "cauchy_matrix",
   "channel_delta_rule",
   "decoupled_delta_rule",
   "delta_product",
   "delta_rule",
+  "dense_matrix",
   "diagonal_decay",
   "diagonal_recurrence",
   "documents",
@@ -102,5 +110,7 @@ __all__ = [
   "sru",
   "time_mix",
   "toeplitz_attention",
+  "toeplitz_matrix",
   "token_shift",
+  "vandermonde_matrix",
 ]
