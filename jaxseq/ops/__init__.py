@@ -6,6 +6,7 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
+from jaxseq.ops.conv.fft_conv import fft_conv
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
@@ -80,6 +81,7 @@ __all__ = [
   "diagonal_recurrence",
   "documents",
   "dplr",
+  "fft_conv",
   "gated_delta_rule",
   "iplr",
   "kv_cache",
