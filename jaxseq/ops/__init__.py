@@ -46,6 +46,7 @@ from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.softmax import kv_cache
+from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
 
@@ -82,6 +83,7 @@ __all__ = [
   "normalized_linear_attention",
   "prefix_linear_attention",
   "product",
+  "relative_attention",
   "routed_diagonal_decay",
   "routed_gated_delta_rule",
   "routed_short_conv",
