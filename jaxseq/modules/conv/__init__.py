@@ -1,5 +1,36 @@
 """Convolutions over many tokens, with and without gates."""
 
-__all__ = ["MIXERS"]
+from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.mega import BidirectionalMega, Mega
+from jaxseq.modules.mixer import Entry, Paper
 
-MIXERS = ()
+__all__ = ["MIXERS", "BidirectionalMega", "Mega"]
+
+MEGA = Paper("Mega: Moving Average Equipped Gated Attention", 2022, "2209.10655")
+
+
+def _cache_size(m) -> int:
+  return gated_attention.num_slots(m) * (m.key_size + gated_attention.value_size(m)) + 1
+
+
+MIXERS = (
+  Entry(
+    name="mega",
+    cls=Mega,
+    paper=MEGA,
+    op="diagonal_recurrence",
+    state="growing",
+    state_size=lambda m: m.features * m.ema_size + _cache_size(m),
+    rows=("S222",),
+  ),
+  Entry(
+    name="bidirectional_mega",
+    cls=BidirectionalMega,
+    paper=MEGA,
+    op="diagonal_recurrence",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+    rows=("S222",),
+  ),
+)
