@@ -4,6 +4,8 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
+from jaxseq.ops.softmax.relative_attention import relative_attention
+
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
@@ -38,11 +40,7 @@ from jaxseq.ops.linear.routed_diagonal_decay import routed_diagonal_decay
 from jaxseq.ops.linear.scalar_decay import scalar_decay
 from jaxseq.ops.linear.signed_diagonal_decay import signed_diagonal_decay
 from jaxseq.ops.linear.signed_scalar_decay import signed_scalar_decay
-from jaxseq.ops.linear.slot_attention import (
-  SlotState,
-  slot_attention,
-  softmax_writes,
-)
+from jaxseq.ops.linear.slot_attention import SlotState, slot_attention, softmax_writes
 from jaxseq.ops.linear.structured_matrices import (
   cauchy_matrix,
   dense_matrix,
@@ -61,15 +59,14 @@ from jaxseq.ops.ssm.selective_scan import selective_scan
 
 __all__ = [
   "AdditiveDecayState",
-  "additive_decay",
-  "TrapezoidalState",
-  "trapezoidal_decay",
   "FenwickState",
   "LSTMState",
   "LinearAttentionState",
   "MLSTMState",
   "MesaState",
   "SlotState",
+  "TrapezoidalState",
+  "additive_decay",
   "bidirectional",
   "cauchy_matrix",
   "channel_delta_rule",
@@ -96,6 +93,7 @@ __all__ = [
   "prefix_linear_attention",
   "product",
   "quasiseparable",
+  "relative_attention",
   "routed_diagonal_decay",
   "routed_gated_delta_rule",
   "routed_short_conv",
@@ -114,5 +112,6 @@ __all__ = [
   "toeplitz_attention",
   "toeplitz_matrix",
   "token_shift",
+  "trapezoidal_decay",
   "vandermonde_matrix",
 ]
