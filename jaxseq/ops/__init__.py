@@ -44,7 +44,10 @@ from jaxseq.ops.linear.slot_attention import (
 from jaxseq.ops.linear.time_mix import time_mix
 from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
+from jaxseq.ops.rnn.elman import elman
+from jaxseq.ops.rnn.gru import gru
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
+from jaxseq.ops.rnn.slstm import SLSTMState, slstm
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
@@ -59,6 +62,7 @@ __all__ = [
   "LinearAttentionState",
   "MLSTMState",
   "MesaState",
+  "SLSTMState",
   "SlotState",
   "bidirectional",
   "channel_delta_rule",
@@ -69,7 +73,9 @@ __all__ = [
   "diagonal_recurrence",
   "documents",
   "dplr",
+  "elman",
   "gated_delta_rule",
+  "gru",
   "iplr",
   "kv_cache",
   "linear_attention",
@@ -91,6 +97,7 @@ __all__ = [
   "signed_diagonal_decay",
   "signed_scalar_decay",
   "slot_attention",
+  "slstm",
   "softmax_attention",
   "softmax_writes",
   "splr",
