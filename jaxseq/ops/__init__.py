@@ -4,7 +4,9 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.softmax.relative_attention import relative_attention
+from jaxseq.ops.rnn.elman import elman
+from jaxseq.ops.rnn.gru import gru
+from jaxseq.ops.rnn.slstm import SLSTMState, slstm
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
@@ -53,6 +55,7 @@ from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_de
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.rnn.sru import sru
 from jaxseq.ops.softmax import kv_cache
+from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
 from jaxseq.ops.ssm.selective_scan import selective_scan
@@ -64,6 +67,7 @@ __all__ = [
   "LinearAttentionState",
   "MLSTMState",
   "MesaState",
+  "SLSTMState",
   "SlotState",
   "TrapezoidalState",
   "additive_decay",
@@ -78,8 +82,10 @@ __all__ = [
   "diagonal_recurrence",
   "documents",
   "dplr",
+  "elman",
   "fft_conv",
   "gated_delta_rule",
+  "gru",
   "iplr",
   "kv_cache",
   "linear_attention",
@@ -104,6 +110,7 @@ __all__ = [
   "signed_diagonal_decay",
   "signed_scalar_decay",
   "slot_attention",
+  "slstm",
   "softmax_attention",
   "softmax_writes",
   "splr",
