@@ -20,6 +20,7 @@ from jaxseq.ops.delta.mesa import MesaState, mesa
 from jaxseq.ops.delta.routed_gated_delta_rule import routed_gated_delta_rule
 from jaxseq.ops.delta.splr import splr
 from jaxseq.ops.fenwick import FenwickState
+from jaxseq.ops.grid.plstm_2d import plstm_2d
 from jaxseq.ops.linear.additive_decay import AdditiveDecayState, additive_decay
 from jaxseq.ops.linear.bidirectional import bidirectional
 from jaxseq.ops.linear.diagonal_decay import diagonal_decay
@@ -80,6 +81,7 @@ __all__ = [
   "mlstm",
   "noncausal_linear_attention",
   "normalized_linear_attention",
+  "plstm_2d",
   "prefix_linear_attention",
   "product",
   "routed_diagonal_decay",
