@@ -33,6 +33,7 @@ from jaxseq.ops.linear.normalized_linear_attention import (
   normalized_linear_attention,
 )
 from jaxseq.ops.linear.prefix_linear_attention import prefix_linear_attention
+from jaxseq.ops.linear.quasiseparable import quasiseparable
 from jaxseq.ops.linear.routed_diagonal_decay import routed_diagonal_decay
 from jaxseq.ops.linear.scalar_decay import scalar_decay
 from jaxseq.ops.linear.signed_diagonal_decay import signed_diagonal_decay
@@ -46,9 +47,11 @@ from jaxseq.ops.linear.time_mix import time_mix
 from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
+from jaxseq.ops.rnn.sru import sru
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
+from jaxseq.ops.ssm.selective_scan import selective_scan
 
 __all__ = [
   "AdditiveDecayState",
@@ -84,11 +87,13 @@ __all__ = [
   "plstm_2d",
   "prefix_linear_attention",
   "product",
+  "quasiseparable",
   "routed_diagonal_decay",
   "routed_gated_delta_rule",
   "routed_short_conv",
   "scalar_decay",
   "segments",
+  "selective_scan",
   "short_conv",
   "signed_diagonal_decay",
   "signed_scalar_decay",
@@ -96,6 +101,7 @@ __all__ = [
   "softmax_attention",
   "softmax_writes",
   "splr",
+  "sru",
   "time_mix",
   "toeplitz_attention",
   "token_shift",

@@ -1,9 +1,18 @@
-"""Recurrent networks whose gates see their state."""
+"""Recurrent networks: gates that see their state, or the input alone."""
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.rnn.hgrn import HGRN
 from jaxseq.modules.rnn.lstm import LSTM
+from jaxseq.modules.rnn.min_gru import MinGRU, MinLSTM
+from jaxseq.modules.rnn.qrnn import QRNN
+from jaxseq.modules.rnn.sru import SRU, LinearSRU
 
-__all__ = ["LSTM", "MIXERS"]
+__all__ = ["HGRN", "LSTM", "MIXERS", "QRNN", "SRU", "LinearSRU", "MinGRU", "MinLSTM"]
+
+MIN_GRU = Paper("Were RNNs All We Needed?", 2024, "2410.01201")
+SRU_PAPER = Paper(
+  "Simple Recurrent Units for Highly Parallelizable Recurrence", 2017, "1709.02755"
+)
 
 MIXERS = (
   Entry(
@@ -13,5 +22,59 @@ MIXERS = (
     op="lstm",
     state="constant",
     state_size=lambda m: 2 * m.features,
+  ),
+  Entry(
+    name="min_gru",
+    cls=MinGRU,
+    paper=MIN_GRU,
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.width,
+  ),
+  Entry(
+    name="min_lstm",
+    cls=MinLSTM,
+    paper=MIN_GRU,
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.width,
+  ),
+  Entry(
+    name="qrnn",
+    cls=QRNN,
+    paper=Paper("Quasi-Recurrent Neural Networks", 2016, "1611.01576"),
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.window * m.features,
+    rows=("S216",),
+  ),
+  Entry(
+    name="sru",
+    cls=SRU,
+    paper=SRU_PAPER,
+    op="sru",
+    state="constant",
+    state_size=lambda m: m.features,
+  ),
+  Entry(
+    name="linear_sru",
+    cls=LinearSRU,
+    paper=SRU_PAPER,
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.features,
+  ),
+  Entry(
+    name="hgrn",
+    cls=HGRN,
+    paper=Paper(
+      "Hierarchically Gated Recurrent Neural Network for Sequence Modeling",
+      2023,
+      "2311.04823",
+    ),
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.features,
+    rows=("S250",),
   ),
 )

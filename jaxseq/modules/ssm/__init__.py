@@ -1,13 +1,14 @@
 """State-space models and gated diagonal recurrences."""
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.hydra import Hydra
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
 from jaxseq.modules.ssm.mamba2 import Mamba2
 from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
-__all__ = ["MIXERS", "Mamba2", "Mamba3", "MIMOMamba3", "RGLRU", "S5"]
+__all__ = ["MIXERS", "Hydra", "Mamba2", "Mamba3", "MIMOMamba3", "RGLRU", "S5"]
 
 
 def _mamba2_size(m: Mamba2) -> int:
@@ -22,6 +23,11 @@ def _mamba3_size(m: Mamba3) -> int:
   )
 
 
+HYDRA = Paper(
+  "Hydra: Bidirectional State Space Models Through Generalized Matrix Mixers",
+  2024,
+  "2407.09941",
+)
 MAMBA3 = Paper(
   "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
 )
@@ -79,5 +85,15 @@ MIXERS = (
     op="trapezoidal_decay",
     state="constant",
     state_size=_mamba3_size,
+  ),
+  Entry(
+    name="hydra",
+    cls=Hydra,
+    paper=HYDRA,
+    op="quasiseparable",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+    rows=("S219",),
   ),
 )
