@@ -4,9 +4,7 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.rnn.elman import elman
-from jaxseq.ops.rnn.gru import gru
-from jaxseq.ops.rnn.slstm import SLSTMState, slstm
+from jaxseq.ops.grid.plstm_2d import plstm_2d
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
@@ -52,7 +50,10 @@ from jaxseq.ops.linear.structured_matrices import (
 from jaxseq.ops.linear.time_mix import time_mix
 from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
+from jaxseq.ops.rnn.elman import elman
+from jaxseq.ops.rnn.gru import gru
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
+from jaxseq.ops.rnn.slstm import SLSTMState, slstm
 from jaxseq.ops.rnn.sru import sru
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.relative_attention import relative_attention
@@ -96,6 +97,7 @@ __all__ = [
   "mlstm",
   "noncausal_linear_attention",
   "normalized_linear_attention",
+  "plstm_2d",
   "prefix_linear_attention",
   "product",
   "quasiseparable",
