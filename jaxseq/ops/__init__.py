@@ -4,8 +4,6 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.grid.plstm_2d import plstm_2d
-
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
@@ -23,6 +21,7 @@ from jaxseq.ops.delta.mesa import MesaState, mesa
 from jaxseq.ops.delta.routed_gated_delta_rule import routed_gated_delta_rule
 from jaxseq.ops.delta.splr import splr
 from jaxseq.ops.fenwick import FenwickState
+from jaxseq.ops.grid.plstm_2d import plstm_2d
 from jaxseq.ops.linear.additive_decay import AdditiveDecayState, additive_decay
 from jaxseq.ops.linear.bidirectional import bidirectional
 from jaxseq.ops.linear.diagonal_decay import diagonal_decay

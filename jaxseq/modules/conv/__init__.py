@@ -1,11 +1,16 @@
 """Convolutions over many tokens, with and without gates."""
 
-from jaxseq.modules.conv.hyena import (CONV_SIZE, Hyena)
-from jaxseq.modules.mixer import (Entry, Paper)
-from jaxseq.modules.conv import (gated_attention)
-from jaxseq.modules.conv.mega import (BidirectionalMega, Mega)
+from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
+from jaxseq.modules.conv.mega import BidirectionalMega, Mega
+from jaxseq.modules.mixer import Entry, Paper
 
-__all__ = ["BidirectionalMega", "Hyena", "MIXERS", "Mega",]
+__all__ = [
+  "BidirectionalMega",
+  "Hyena",
+  "MIXERS",
+  "Mega",
+]
 
 
 def _hyena_size(m: Hyena) -> int:
@@ -33,7 +38,7 @@ MIXERS = (
     state="window",
     state_size=_hyena_size,
     rows=("S113",),
-  ),,
+  ),
   Entry(
     name="mega",
     cls=Mega,
@@ -42,7 +47,7 @@ MIXERS = (
     state="growing",
     state_size=lambda m: m.features * m.ema_size + _cache_size(m),
     rows=("S222",),
-  ),,
+  ),
   Entry(
     name="bidirectional_mega",
     cls=BidirectionalMega,
@@ -52,5 +57,5 @@ MIXERS = (
     state_size=lambda m: 0,
     causal=False,
     rows=("S222",),
-  ),,
+  ),
 )
