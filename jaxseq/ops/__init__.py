@@ -49,6 +49,7 @@ from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.rnn.sru import sru
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
+from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
 from jaxseq.ops.ssm.selective_scan import selective_scan
 
@@ -69,6 +70,7 @@ __all__ = [
   "delta_product",
   "delta_rule",
   "diagonal_decay",
+  "diagonal_delta_rule",
   "diagonal_recurrence",
   "documents",
   "dplr",
