@@ -4,6 +4,8 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
+from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
+
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
@@ -79,6 +81,7 @@ __all__ = [
   "delta_rule",
   "dense_matrix",
   "diagonal_decay",
+  "diagonal_delta_rule",
   "diagonal_recurrence",
   "documents",
   "dplr",

@@ -2,6 +2,7 @@
 
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.longhorn import Longhorn
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
 from jaxseq.modules.ssm.mamba import Mamba
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
@@ -10,10 +11,20 @@ from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
-__all__ = ["MIXERS", "Hydra", "Mamba", "Mamba2", "Mamba3", "MIMOMamba3", "RGLRU", "S5"]
+__all__ = [
+  "MIXERS",
+  "Hydra",
+  "Longhorn",
+  "Mamba",
+  "Mamba2",
+  "Mamba3",
+  "MIMOMamba3",
+  "RGLRU",
+  "S5",
+]
 
 
-def _mamba_size(m: Mamba) -> int:
+def _mamba_size(m: Mamba | Longhorn) -> int:
   return m.width * (m.state_size + MAMBA_CONV_SIZE - 1)
 
 
@@ -61,6 +72,17 @@ MIXERS = (
     op="diagonal_recurrence",
     state="constant",
     state_size=lambda m: CONV_SIZE * m.num_channels + 1,
+  ),
+  Entry(
+    name="longhorn",
+    cls=Longhorn,
+    paper=Paper(
+      "Longhorn: State Space Models are Amortized Online Learners", 2024, "2407.14207"
+    ),
+    op="diagonal_delta_rule",
+    state="constant",
+    state_size=_mamba_size,
+    rows=("S231",),
   ),
   Entry(
     name="mamba",

@@ -5,7 +5,7 @@ dt_t = softplus(x_t W_1 W_2 + dt_bias),   B_t, C_t = x_t W_B, x_t W_C
 h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t,   o_t = C_t h_t + D x_t,   A = -exp(A_log)
 y_t = (o_t * silu(z_t)) W_o
 
-`SelectiveSSM` is the part from x to o, which other layers use as well.
+`SelectiveSSM` is the part from x to o, `gated` the one around it; others use both.
 """
 
 import math
@@ -20,7 +20,14 @@ from jaxseq import layers, ops
 from jaxseq.modules.mixer import Mixer
 from jaxseq.modules.ssm import mamba_init
 
-__all__ = ["CONV_SIZE", "Mamba", "SelectiveSSM", "SelectiveState"]
+__all__ = [
+  "CONV_SIZE",
+  "Mamba",
+  "SelectiveSSM",
+  "SelectiveState",
+  "gated",
+  "ssm_options",
+]
 
 CONV_SIZE = 4  # Taps W of the short convolution.
 
@@ -31,6 +38,11 @@ class SelectiveState(NamedTuple):
   memory: Float[Array, "B D N"]
   x: Float[Array, "B W-1 D"]
 
+  @classmethod
+  def zeros(cls, batch_size: int, width: int, state_size: int) -> "SelectiveState":
+    memory = jnp.zeros((batch_size, width, state_size))
+    return cls(memory, jnp.zeros((batch_size, CONV_SIZE - 1, width)))
+
 
 class SelectiveSSM(nn.Module):
   """The short convolution and the state space whose parameters depend on its outputs.
@@ -39,7 +51,7 @@ class SelectiveSSM(nn.Module):
     width: Channels D.
     state_size: N, numbers of state for each channel.
     dt_rank: Rank of the projection to the step sizes.
-    initialization: A key of `mamba_init.MAMBA`.
+    start: Initialisers.
     implementation: See `ops.selective_scan`.
     dtype: Of the matrix products.
     param_dtype: Of the stored parameters.
@@ -48,7 +60,7 @@ class SelectiveSSM(nn.Module):
   width: int
   state_size: int
   dt_rank: int
-  initialization: str = "default"
+  start: mamba_init.Init = mamba_init.MAMBA["default"]
   implementation: str = "auto"
   dtype: DTypeLike = jnp.bfloat16
   param_dtype: DTypeLike = jnp.float32
@@ -72,33 +84,33 @@ class SelectiveSSM(nn.Module):
       dt_scale: Multiplies x W_1 W_2, the steps before bias and softplus.
       dt_shift: Added to them.
     """
-    init = mamba_init.MAMBA[self.initialization]
+    start = self.start
     memory, inputs = (None, None) if state is None else state
     x, inputs = ops.short_conv(
       x,
-      self._param("conv", init.conv, (CONV_SIZE, self.width), (None, "heads")),
-      self._param("conv_bias", init.conv_bias, (self.width,)),
+      self._param("conv", start.conv, (CONV_SIZE, self.width), (None, "heads")),
+      self._param("conv_bias", start.conv_bias, (self.width,)),
       activation="silu",
       initial_state=inputs,
       segment_ids=segment_ids,
     )
     low = self._project(x, self.dt_rank, "dt_down", ("heads", None))
-    dt = self._project(low, self.width, "dt_up", (None, "heads"), init.dt)
+    dt = self._project(low, self.width, "dt_up", (None, "heads"), start.dt)
     dt = dt.astype(jnp.float32)
     if dt_scale is not None:
       dt *= dt_scale[..., None]
     if dt_shift is not None:
       dt += dt_shift
-    BC = self._project(x, 2 * self.state_size, "BC", ("heads", None), init.BC)
+    BC = self._project(x, 2 * self.state_size, "BC", ("heads", None), start.BC)
     B, C = jnp.split(BC, 2, axis=-1)
-    dt += self._param("dt_bias", init.dt_bias, (self.width,))
+    dt += self._param("dt_bias", start.dt_bias, (self.width,))
     y, memory = self._scan(x, dt, B, C, memory, segment_ids)
     return y, SelectiveState(memory, inputs)
 
   def _scan(self, x, dt, B, C, memory, segment_ids):
     """The recurrence, from the steps before the softplus."""
-    init, shape = mamba_init.MAMBA[self.initialization], (self.width, self.state_size)
-    A = -jnp.exp(self._param("A_log", init.A_log, shape, ("heads", None)))
+    shape = (self.width, self.state_size)
+    A = -jnp.exp(self._param("A_log", self.start.A_log, shape, ("heads", None)))
     dt = nn.softplus(dt)
     if self.is_mutable_collection("gates") and not self.is_initializing():
       self.sow("gates", "log_decay", dt[..., None] * A)  # See `jaxseq.inspection`.
@@ -108,21 +120,17 @@ class SelectiveSSM(nn.Module):
       A,
       B,
       C,
-      self._param("D", nn.initializers.ones, (self.width,)),
+      self._skip(),
       initial_state=memory,
       segment_ids=segment_ids,
       implementation=self.implementation,
     )
 
+  def _skip(self):
+    return self._param("D", nn.initializers.ones, (self.width,))
+
   def _project(self, x, width, name, axes, kernel_init=mamba_init.LINEAR):
-    return layers.projection(
-      width,
-      axes,
-      kernel_init=kernel_init,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name=name,
-    )(x)
+    return _project(self, x, width, name, axes, kernel_init)
 
   def _param(self, name, init, shape, axes=("heads",)):
     init = nn.with_logical_partitioning(init, axes)
@@ -157,42 +165,53 @@ class Mamba(Mixer):
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None, dt_scale=None, dt_shift=None):
     """As every mixer; `dt_scale` and `dt_shift` are those of `SelectiveSSM`."""
-    u = ops.segments.clear_padding(x, segment_ids)
-    ssm = self._ssm("ssm")
-    o, state = ssm(
-      self._project(u, self.width, "x"),
-      state,
-      segment_ids=segment_ids,
-      dt_scale=dt_scale,
-      dt_shift=dt_shift,
-    )
-    o = o * nn.silu(self._project(u, self.width, "z"))
-    y = self._project(o, self.features, "out", ("heads", "embed"))
-    return y.astype(x.dtype), state
-
-  def _ssm(self, name):
-    return SelectiveSSM(
-      width=self.width,
-      state_size=self.state_size,
-      dt_rank=self.dt_rank or math.ceil(self.features / 16),
-      initialization=self.initialization,
-      implementation=self.implementation,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name=name,
-    )
-
-  def _project(self, x, width, name, axes=("embed", "heads")):
-    return layers.projection(
-      width,
-      axes,
-      kernel_init=mamba_init.LINEAR,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name=name,
-    )(x)
+    start = mamba_init.MAMBA[self.initialization]
+    ssm = SelectiveSSM(**ssm_options(self), start=start, name="ssm")
+    steps = dict(dt_scale=dt_scale, dt_shift=dt_shift)
+    run = lambda u: ssm(u, state, segment_ids=segment_ids, **steps)
+    return gated(self, x, segment_ids, run)
 
   @nn.nowrap
   def initial_state(self, batch_size: int) -> SelectiveState:
-    memory = jnp.zeros((batch_size, self.width, self.state_size))
-    return SelectiveState(memory, jnp.zeros((batch_size, CONV_SIZE - 1, self.width)))
+    return SelectiveState.zeros(batch_size, self.width, self.state_size)
+
+
+def ssm_options(mixer) -> dict:
+  """Attributes of the `SelectiveSSM` inside a mixer with those of Mamba."""
+  return dict(
+    width=mixer.width,
+    state_size=mixer.state_size,
+    dt_rank=mixer.dt_rank or math.ceil(mixer.features / 16),
+    implementation=mixer.implementation,
+    dtype=mixer.dtype,
+    param_dtype=mixer.param_dtype,
+  )
+
+
+def gated(mixer, x, segment_ids, ssm):
+  """The layer around a state space, inside the `nn.compact` method of a mixer.
+
+  Args:
+    mixer: It has the attributes of a `Mixer` and `width`.
+    x: Inputs of the layer.
+    segment_ids: Packed documents, or None.
+    ssm: From the projected inputs [B, T, width] to the outputs before the gate, and
+      what else the layer returns.
+  """
+  u = ops.segments.clear_padding(x, segment_ids)
+  o, rest = ssm(_project(mixer, u, mixer.width, "x", ("embed", "heads")))
+  o = o * nn.silu(_project(mixer, u, mixer.width, "z", ("embed", "heads")))
+  y = _project(mixer, o, mixer.features, "out", ("heads", "embed"))
+  return y.astype(x.dtype), rest
+
+
+def _project(module, x, width, name, axes, kernel_init=mamba_init.LINEAR):
+  """A linear map in the dtypes of the module."""
+  return layers.projection(
+    width,
+    axes,
+    kernel_init=kernel_init,
+    dtype=module.dtype,
+    param_dtype=module.param_dtype,
+    name=name,
+  )(x)
