@@ -46,6 +46,7 @@ from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.rnn.sru import sru
+from jaxseq.ops.rnn.wkv import WKVState, wkv
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
@@ -61,6 +62,7 @@ __all__ = [
   "MLSTMState",
   "MesaState",
   "SlotState",
+  "WKVState",
   "bidirectional",
   "channel_delta_rule",
   "decoupled_delta_rule",
@@ -99,4 +101,5 @@ __all__ = [
   "time_mix",
   "toeplitz_attention",
   "token_shift",
+  "wkv",
 ]

@@ -5,13 +5,28 @@ from jaxseq.modules.rnn.hgrn import HGRN
 from jaxseq.modules.rnn.lstm import LSTM
 from jaxseq.modules.rnn.min_gru import MinGRU, MinLSTM
 from jaxseq.modules.rnn.qrnn import QRNN
+from jaxseq.modules.rnn.rwkv4 import RWKV4, RWKV4ChannelMix
 from jaxseq.modules.rnn.sru import SRU, LinearSRU
 
-__all__ = ["HGRN", "LSTM", "MIXERS", "QRNN", "SRU", "LinearSRU", "MinGRU", "MinLSTM"]
+__all__ = [
+  "HGRN",
+  "LSTM",
+  "MIXERS",
+  "QRNN",
+  "RWKV4",
+  "SRU",
+  "LinearSRU",
+  "MinGRU",
+  "MinLSTM",
+  "RWKV4ChannelMix",
+]
 
 MIN_GRU = Paper("Were RNNs All We Needed?", 2024, "2410.01201")
 SRU_PAPER = Paper(
   "Simple Recurrent Units for Highly Parallelizable Recurrence", 2017, "1709.02755"
+)
+RWKV4_PAPER = Paper(
+  "RWKV: Reinventing RNNs for the Transformer Era", 2023, "2305.13048"
 )
 
 MIXERS = (
@@ -76,5 +91,23 @@ MIXERS = (
     state="constant",
     state_size=lambda m: m.features,
     rows=("S250",),
+  ),
+  Entry(
+    name="rwkv4",
+    cls=RWKV4,
+    paper=RWKV4_PAPER,
+    op="wkv",
+    state="constant",
+    state_size=lambda m: 4 * m.features,
+    rows=("S308",),
+  ),
+  Entry(
+    name="rwkv4_channel_mix",
+    cls=RWKV4ChannelMix,
+    paper=RWKV4_PAPER,
+    op="short_conv",
+    state="window",
+    state_size=lambda m: m.features,
+    rows=("S308",),
   ),
 )
