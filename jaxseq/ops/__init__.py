@@ -44,6 +44,7 @@ from jaxseq.ops.linear.slot_attention import (
 from jaxseq.ops.linear.time_mix import time_mix
 from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
+from jaxseq.ops.rnn.lif import lif, spike
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.rnn.sru import sru
 from jaxseq.ops.rnn.wkv import WKVState, wkv
@@ -75,6 +76,7 @@ __all__ = [
   "gated_delta_rule",
   "iplr",
   "kv_cache",
+  "lif",
   "linear_attention",
   "log_linear",
   "log_linear_delta",
@@ -96,6 +98,7 @@ __all__ = [
   "slot_attention",
   "softmax_attention",
   "softmax_writes",
+  "spike",
   "splr",
   "sru",
   "time_mix",

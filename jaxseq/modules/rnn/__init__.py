@@ -6,6 +6,7 @@ from jaxseq.modules.rnn.lstm import LSTM
 from jaxseq.modules.rnn.min_gru import MinGRU, MinLSTM
 from jaxseq.modules.rnn.qrnn import QRNN
 from jaxseq.modules.rnn.rwkv4 import RWKV4, RWKV4ChannelMix
+from jaxseq.modules.rnn.spike_gpt import SpikeGPT, SpikeGPTChannelMix
 from jaxseq.modules.rnn.sru import SRU, LinearSRU
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
   "MinGRU",
   "MinLSTM",
   "RWKV4ChannelMix",
+  "SpikeGPT",
+  "SpikeGPTChannelMix",
 ]
 
 MIN_GRU = Paper("Were RNNs All We Needed?", 2024, "2410.01201")
@@ -27,6 +30,11 @@ SRU_PAPER = Paper(
 )
 RWKV4_PAPER = Paper(
   "RWKV: Reinventing RNNs for the Transformer Era", 2023, "2305.13048"
+)
+SPIKE_GPT = Paper(
+  "SpikeGPT: Generative Pre-trained Language Model with Spiking Neural Networks",
+  2023,
+  "2302.13939",
 )
 
 MIXERS = (
@@ -109,5 +117,23 @@ MIXERS = (
     state="window",
     state_size=lambda m: m.features,
     rows=("S308",),
+  ),
+  Entry(
+    name="spike_gpt",
+    cls=SpikeGPT,
+    paper=SPIKE_GPT,
+    op="wkv",
+    state="constant",
+    state_size=lambda m: 5 * m.features,
+    rows=("S396",),
+  ),
+  Entry(
+    name="spike_gpt_channel_mix",
+    cls=SpikeGPTChannelMix,
+    paper=SPIKE_GPT,
+    op="short_conv",
+    state="constant",
+    state_size=lambda m: 2 * m.features,
+    rows=("S396",),
   ),
 )
