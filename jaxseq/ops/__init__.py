@@ -4,7 +4,8 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
+from jaxseq.ops.rnn.lif import lif, spike
+from jaxseq.ops.rnn.wkv import WKVState, wkv
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
@@ -59,6 +60,7 @@ from jaxseq.ops.rnn.sru import sru
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
+from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
 from jaxseq.ops.ssm.selective_scan import selective_scan
 
@@ -72,6 +74,7 @@ __all__ = [
   "SLSTMState",
   "SlotState",
   "TrapezoidalState",
+  "WKVState",
   "additive_decay",
   "bidirectional",
   "cauchy_matrix",
@@ -91,6 +94,7 @@ __all__ = [
   "gru",
   "iplr",
   "kv_cache",
+  "lif",
   "linear_attention",
   "log_linear",
   "log_linear_delta",
@@ -117,6 +121,7 @@ __all__ = [
   "slstm",
   "softmax_attention",
   "softmax_writes",
+  "spike",
   "splr",
   "sru",
   "time_mix",
@@ -125,4 +130,5 @@ __all__ = [
   "token_shift",
   "trapezoidal_decay",
   "vandermonde_matrix",
+  "wkv",
 ]

@@ -1,16 +1,18 @@
 """Recurrent networks: gates that see their state, or the input alone."""
 
-from jaxseq.modules.rnn.elman import Elman
-from jaxseq.modules.rnn.gru import GRU
-from jaxseq.modules.rnn.ind_rnn import IndRNN
-from jaxseq.modules.rnn.slstm import CONV_SIZE as SLSTM_CONV_SIZE
-from jaxseq.modules.rnn.slstm import SLSTM
+from jaxseq.modules.rnn.rwkv4 import RWKV4, RWKV4ChannelMix
+from jaxseq.modules.rnn.spike_gpt import SpikeGPT, SpikeGPTChannelMix
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.rnn.elman import Elman
+from jaxseq.modules.rnn.gru import GRU
 from jaxseq.modules.rnn.hgrn import HGRN
+from jaxseq.modules.rnn.ind_rnn import IndRNN
 from jaxseq.modules.rnn.lstm import LSTM
 from jaxseq.modules.rnn.min_gru import MinGRU, MinLSTM
 from jaxseq.modules.rnn.qrnn import QRNN
+from jaxseq.modules.rnn.slstm import CONV_SIZE as SLSTM_CONV_SIZE
+from jaxseq.modules.rnn.slstm import SLSTM
 from jaxseq.modules.rnn.sru import SRU, LinearSRU
 
 __all__ = [
@@ -24,8 +26,12 @@ __all__ = [
   "MinGRU",
   "MinLSTM",
   "QRNN",
+  "RWKV4",
+  "RWKV4ChannelMix",
   "SLSTM",
   "SRU",
+  "SpikeGPT",
+  "SpikeGPTChannelMix",
 ]
 
 
@@ -34,6 +40,18 @@ MIN_GRU = Paper("Were RNNs All We Needed?", 2024, "2410.01201")
 
 SRU_PAPER = Paper(
   "Simple Recurrent Units for Highly Parallelizable Recurrence", 2017, "1709.02755"
+)
+
+
+RWKV4_PAPER = Paper(
+  "RWKV: Reinventing RNNs for the Transformer Era", 2023, "2305.13048"
+)
+
+
+SPIKE_GPT = Paper(
+  "SpikeGPT: Generative Pre-trained Language Model with Spiking Neural Networks",
+  2023,
+  "2302.13939",
 )
 
 
@@ -145,5 +163,41 @@ MIXERS = (
     op="elman",
     state="constant",
     state_size=lambda m: m.features,
+  ),
+  Entry(
+    name="rwkv4",
+    cls=RWKV4,
+    paper=RWKV4_PAPER,
+    op="wkv",
+    state="constant",
+    state_size=lambda m: 4 * m.features,
+    rows=("S308",),
+  ),
+  Entry(
+    name="rwkv4_channel_mix",
+    cls=RWKV4ChannelMix,
+    paper=RWKV4_PAPER,
+    op="short_conv",
+    state="window",
+    state_size=lambda m: m.features,
+    rows=("S308",),
+  ),
+  Entry(
+    name="spike_gpt",
+    cls=SpikeGPT,
+    paper=SPIKE_GPT,
+    op="wkv",
+    state="constant",
+    state_size=lambda m: 5 * m.features,
+    rows=("S396",),
+  ),
+  Entry(
+    name="spike_gpt_channel_mix",
+    cls=SpikeGPTChannelMix,
+    paper=SPIKE_GPT,
+    op="short_conv",
+    state="constant",
+    state_size=lambda m: 2 * m.features,
+    rows=("S396",),
   ),
 )
