@@ -2,9 +2,10 @@
 
 from jaxseq.modules.conv import gated_attention
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
+from jaxseq.modules.conv.tcnca import TCNCA
 from jaxseq.modules.mixer import Entry, Paper
 
-__all__ = ["MIXERS", "BidirectionalMega", "Mega"]
+__all__ = ["MIXERS", "TCNCA", "BidirectionalMega", "Mega"]
 
 MEGA = Paper("Mega: Moving Average Equipped Gated Attention", 2022, "2209.10655")
 
@@ -32,5 +33,19 @@ MIXERS = (
     state_size=lambda m: 0,
     causal=False,
     rows=("S222",),
+  ),
+  Entry(
+    name="tcnca",
+    cls=TCNCA,
+    paper=Paper(
+      "TCNCA: Temporal Convolution Network with Chunked Attention for Scalable "
+      "Sequence Processing",
+      2023,
+      "2312.05605",
+    ),
+    op="short_conv",
+    state="window",
+    state_size=lambda m: sum(m.histories) * m.features + _cache_size(m),
+    rows=("S052",),
   ),
 )
