@@ -7,6 +7,7 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
+from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
@@ -56,6 +57,7 @@ __all__ = [
   "TrapezoidalState",
   "trapezoidal_decay",
   "FenwickState",
+  "GatedConvState",
   "LSTMState",
   "LinearAttentionState",
   "MLSTMState",
@@ -71,6 +73,7 @@ __all__ = [
   "documents",
   "dplr",
   "fft_conv",
+  "gated_conv",
   "gated_delta_rule",
   "iplr",
   "kv_cache",
