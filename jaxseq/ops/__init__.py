@@ -4,8 +4,7 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.rnn.lif import lif, spike
-from jaxseq.ops.rnn.wkv import WKVState, wkv
+from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
@@ -54,9 +53,11 @@ from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
 from jaxseq.ops.rnn.elman import elman
 from jaxseq.ops.rnn.gru import gru
+from jaxseq.ops.rnn.lif import lif, spike
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.rnn.slstm import SLSTMState, slstm
 from jaxseq.ops.rnn.sru import sru
+from jaxseq.ops.rnn.wkv import WKVState, wkv
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
@@ -67,6 +68,7 @@ from jaxseq.ops.ssm.selective_scan import selective_scan
 __all__ = [
   "AdditiveDecayState",
   "FenwickState",
+  "GatedConvState",
   "LSTMState",
   "LinearAttentionState",
   "MLSTMState",
@@ -90,6 +92,7 @@ __all__ = [
   "dplr",
   "elman",
   "fft_conv",
+  "gated_conv",
   "gated_delta_rule",
   "gru",
   "iplr",
