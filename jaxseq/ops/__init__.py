@@ -4,11 +4,10 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
-
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
+from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift

@@ -1,10 +1,9 @@
 """Convolutions over many tokens, with and without gates."""
 
-from jaxseq.modules.conv.tcnca import TCNCA
-
 from jaxseq.modules.conv import gated_attention
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
+from jaxseq.modules.conv.tcnca import TCNCA
 from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [

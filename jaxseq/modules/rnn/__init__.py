@@ -1,8 +1,5 @@
 """Recurrent networks: gates that see their state, or the input alone."""
 
-from jaxseq.modules.rnn.rwkv4 import RWKV4, RWKV4ChannelMix
-from jaxseq.modules.rnn.spike_gpt import SpikeGPT, SpikeGPTChannelMix
-
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.rnn.elman import Elman
 from jaxseq.modules.rnn.gru import GRU
@@ -11,8 +8,10 @@ from jaxseq.modules.rnn.ind_rnn import IndRNN
 from jaxseq.modules.rnn.lstm import LSTM
 from jaxseq.modules.rnn.min_gru import MinGRU, MinLSTM
 from jaxseq.modules.rnn.qrnn import QRNN
+from jaxseq.modules.rnn.rwkv4 import RWKV4, RWKV4ChannelMix
 from jaxseq.modules.rnn.slstm import CONV_SIZE as SLSTM_CONV_SIZE
 from jaxseq.modules.rnn.slstm import SLSTM
+from jaxseq.modules.rnn.spike_gpt import SpikeGPT, SpikeGPTChannelMix
 from jaxseq.modules.rnn.sru import SRU, LinearSRU
 
 __all__ = [
