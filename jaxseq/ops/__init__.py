@@ -62,6 +62,7 @@ from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
 from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
+from jaxseq.ops.ssm.linear_system import linear_system
 from jaxseq.ops.ssm.selective_scan import selective_scan
 
 __all__ = [
@@ -98,6 +99,7 @@ __all__ = [
   "kv_cache",
   "lif",
   "linear_attention",
+  "linear_system",
   "log_linear",
   "log_linear_delta",
   "lstm",
