@@ -2,6 +2,7 @@
 
 from jaxseq.modules.grid.essa import ESSA
 from jaxseq.modules.grid.inline import InLine
+from jaxseq.modules.grid.mamba_nd import MambaND
 from jaxseq.modules.grid.plstm import CONV_SIZE as PLSTM_CONV_SIZE
 from jaxseq.modules.grid.plstm import PLSTM, PLSTM2D, PLSTM2DDiffusive
 from jaxseq.modules.grid.rala import RALA
@@ -20,6 +21,7 @@ __all__ = [
   "RALA",
   "SLAB",
   "InLine",
+  "MambaND",
   "ScatterFormer",
   "ViG",
   "ViR",
@@ -133,4 +135,15 @@ MIXERS: tuple[Entry, ...] = (
   ),
   _both_ways("plstm_2d", PLSTM2D, PLSTM_PAPER, "plstm_2d", "S010"),
   _both_ways("plstm_2d_diffusive", PLSTM2DDiffusive, PLSTM_PAPER, "plstm_2d", "S010"),
+  _both_ways(
+    "mamba_nd",
+    MambaND,
+    Paper(
+      "Mamba-ND: Selective State Space Modeling for Multi-Dimensional Data",
+      2024,
+      "2402.05892",
+    ),
+    "selective_scan",
+    "S207",
+  ),
 )
