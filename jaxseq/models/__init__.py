@@ -1,6 +1,7 @@
 """Whole models over any mixer."""
 
 from jaxseq.models.backbone import Backbone, BackboneConfig
+from jaxseq.models.dense_backbone import DenseBackbone
 from jaxseq.models.language_model import LanguageModel
 from jaxseq.models.pooled import Classifier, Regressor
 from jaxseq.models.seq2seq import EncoderDecoder
@@ -10,6 +11,7 @@ __all__ = [
   "Backbone",
   "BackboneConfig",
   "Classifier",
+  "DenseBackbone",
   "EncoderDecoder",
   "LanguageModel",
   "Regressor",

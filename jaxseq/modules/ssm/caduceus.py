@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseq.modules.mixer import Mixer
-from jaxseq.modules.ssm.mamba import SelectiveSSM, gated, ssm_options
+from jaxseq.modules.ssm.mamba import gated, several
 
 __all__ = ["BiMamba", "MambaDNA"]
 
@@ -43,14 +43,12 @@ class BiMamba(Mixer):
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
     self.refuse_state(state)
-    forward, backward = (
-      SelectiveSSM(**ssm_options(self), name=name) for name in ("forward", "backward")
-    )
-    ids = None if segment_ids is None else segment_ids[:, ::-1]
+    ssm = several(self, name="ssm")
+    directions = lambda a: jnp.stack([a, a[:, ::-1]])
+    ids = None if segment_ids is None else directions(segment_ids)
 
     def both(u):
-      o, _ = forward(u, segment_ids=segment_ids)
-      p, _ = backward(u[:, ::-1], segment_ids=ids)
+      (o, p), _ = ssm(directions(u), None, ids)
       return o + p[:, ::-1], None
 
     return gated(self, x, segment_ids, both)

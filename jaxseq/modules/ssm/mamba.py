@@ -9,6 +9,7 @@ y_t = (o_t * silu(z_t)) W_o
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ __all__ = [
   "SelectiveSSM",
   "SelectiveState",
   "gated",
+  "several",
   "ssm_options",
 ]
 
@@ -51,6 +53,7 @@ class SelectiveSSM(nn.Module):
     width: Channels D.
     state_size: N, numbers of state for each channel.
     dt_rank: Rank of the projection to the step sizes.
+    conv_size: Taps W of the short convolution. None if x comes from another one.
     start: Initialisers.
     implementation: See `ops.selective_scan`.
     dtype: Of the matrix products.
@@ -60,6 +63,7 @@ class SelectiveSSM(nn.Module):
   width: int
   state_size: int
   dt_rank: int
+  conv_size: int | None = CONV_SIZE
   start: mamba_init.Init = mamba_init.MAMBA["default"]
   implementation: str = "auto"
   dtype: DTypeLike = jnp.bfloat16
@@ -70,8 +74,8 @@ class SelectiveSSM(nn.Module):
     self,
     x: Float[Array, "B T D"],
     state: SelectiveState | None = None,
-    *,
     segment_ids: Int[Array, "B T"] | None = None,
+    *,
     dt_scale: Float[Array, "B T"] | None = None,
     dt_shift: Float[Array, "B T D"] | None = None,
   ) -> tuple[Float[Array, "B T D"], SelectiveState]:
@@ -86,14 +90,15 @@ class SelectiveSSM(nn.Module):
     """
     start = self.start
     memory, inputs = (None, None) if state is None else state
-    x, inputs = ops.short_conv(
-      x,
-      self._param("conv", start.conv, (CONV_SIZE, self.width), (None, "heads")),
-      self._param("conv_bias", start.conv_bias, (self.width,)),
-      activation="silu",
-      initial_state=inputs,
-      segment_ids=segment_ids,
-    )
+    if self.conv_size is not None:
+      x, inputs = ops.short_conv(
+        x,
+        self._param("conv", start.conv, (self.conv_size, self.width), (None, "heads")),
+        self._param("conv_bias", start.conv_bias, (self.width,)),
+        activation="silu",
+        initial_state=inputs,
+        segment_ids=segment_ids,
+      )
     low = self._project(x, self.dt_rank, "dt_down", ("heads", None))
     dt = self._project(low, self.width, "dt_up", (None, "heads"), start.dt)
     dt = dt.astype(jnp.float32)
@@ -186,6 +191,17 @@ def ssm_options(mixer) -> dict:
     dtype=mixer.dtype,
     param_dtype=mixer.param_dtype,
   )
+
+
+def several(mixer, **options) -> Callable:
+  """State spaces side by side; inputs, states and ids have them as first axis."""
+  cls = nn.vmap(
+    SelectiveSSM,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    metadata_params={nn.PARTITION_NAME: None},
+  )
+  return cls(**ssm_options(mixer), **options)
 
 
 def gated(mixer, x, segment_ids, ssm):

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -11,11 +12,11 @@ def test_each_direction_is_a_mamba_with_the_same_projections():
   params, x = testing.example(mixer)
   apply = jax.jit(Mamba(features=32, dtype=jnp.float32).apply)
 
-  def one(name, x):
-    shared = {n: params["params"][n] for n in ("x", "z", "out")}
-    return apply({"params": {**shared, "ssm": params["params"][name]}}, x)[0]
+  def one(direction, x):
+    ssm = jax.tree.map(lambda p: p[direction], nn.unbox(params)["params"]["ssm"])
+    return apply({"params": {**params["params"], "ssm": ssm}}, x)[0]
 
-  want = one("forward", x) + one("backward", x[:, ::-1])[:, ::-1]
+  want = one(0, x) + one(1, x[:, ::-1])[:, ::-1]
   testing.assert_close(jax.jit(mixer.apply)(params, x)[0], want)
 
 
