@@ -4,6 +4,7 @@ from jaxseq.models.backbone import Backbone, BackboneConfig
 from jaxseq.models.dense_backbone import DenseBackbone
 from jaxseq.models.language_model import LanguageModel
 from jaxseq.models.pooled import Classifier, Regressor
+from jaxseq.models.remamba import ReMamba
 from jaxseq.models.seq2seq import EncoderDecoder
 from jaxseq.models.xlstm import xlstm_config
 
@@ -14,6 +15,7 @@ __all__ = [
   "DenseBackbone",
   "EncoderDecoder",
   "LanguageModel",
+  "ReMamba",
   "Regressor",
   "xlstm_config",
 ]

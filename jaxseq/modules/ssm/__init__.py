@@ -104,7 +104,7 @@ MIXERS = (
     op="selective_scan",
     state="constant",
     state_size=_mamba_size,
-    rows=("S015", "S165"),
+    rows=("S015", "S114", "S165"),
   ),
   Entry(
     name="mamba2",
