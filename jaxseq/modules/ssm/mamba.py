@@ -99,14 +99,14 @@ class SelectiveSSM(nn.Module):
         initial_state=inputs,
         segment_ids=segment_ids,
       )
-    low = self._project(x, self.dt_rank, "dt_down", ("heads", None))
-    dt = self._project(low, self.width, "dt_up", (None, "heads"), start.dt)
+    low = _project(self, x, self.dt_rank, "dt_down", ("heads", None))
+    dt = _project(self, low, self.width, "dt_up", (None, "heads"), start.dt)
     dt = dt.astype(jnp.float32)
     if dt_scale is not None:
       dt *= dt_scale[..., None]
     if dt_shift is not None:
       dt += dt_shift
-    BC = self._project(x, 2 * self.state_size, "BC", ("heads", None), start.BC)
+    BC = _project(self, x, 2 * self.state_size, "BC", ("heads", None), start.BC)
     B, C = jnp.split(BC, 2, axis=-1)
     dt += self._param("dt_bias", start.dt_bias, (self.width,))
     y, memory = self._scan(x, dt, B, C, memory, segment_ids)
@@ -133,9 +133,6 @@ class SelectiveSSM(nn.Module):
 
   def _skip(self):
     return self._param("D", nn.initializers.ones, (self.width,))
-
-  def _project(self, x, width, name, axes, kernel_init=mamba_init.LINEAR):
-    return _project(self, x, width, name, axes, kernel_init)
 
   def _param(self, name, init, shape, axes=("heads",)):
     init = nn.with_logical_partitioning(init, axes)
