@@ -1,6 +1,7 @@
 """State-space models and gated diagonal recurrences."""
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.caduceus import BiMamba, MambaDNA
 from jaxseq.modules.ssm.hydra import Hydra
 from jaxseq.modules.ssm.longhorn import Longhorn
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
@@ -12,6 +13,7 @@ from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
 __all__ = [
+  "BiMamba",
   "MIXERS",
   "Hydra",
   "Longhorn",
@@ -19,6 +21,7 @@ __all__ = [
   "Mamba2",
   "Mamba3",
   "MIMOMamba3",
+  "MambaDNA",
   "RGLRU",
   "S5",
 ]
@@ -40,6 +43,11 @@ def _mamba3_size(m: Mamba3) -> int:
   )
 
 
+CADUCEUS = Paper(
+  "Caduceus: Bi-Directional Equivariant Long-Range DNA Sequence Modeling",
+  2024,
+  "2403.03234",
+)
 HYDRA = Paper(
   "Hydra: Bidirectional State Space Models Through Generalized Matrix Mixers",
   2024,
@@ -48,6 +56,7 @@ HYDRA = Paper(
 MAMBA3 = Paper(
   "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
 )
+
 
 MIXERS = (
   Entry(
@@ -95,7 +104,7 @@ MIXERS = (
     op="selective_scan",
     state="constant",
     state_size=_mamba_size,
-    rows=("S015", "S165"),
+    rows=("S015", "S114", "S165"),
   ),
   Entry(
     name="mamba2",
@@ -136,5 +145,23 @@ MIXERS = (
     state_size=lambda m: 0,
     causal=False,
     rows=("S219",),
+  ),
+  Entry(
+    name="bi_mamba",
+    cls=BiMamba,
+    paper=CADUCEUS,
+    op="selective_scan",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+  ),
+  Entry(
+    name="mamba_dna",
+    cls=MambaDNA,
+    paper=CADUCEUS,
+    op="selective_scan",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
   ),
 )
