@@ -5,10 +5,34 @@ from jaxseq.modules.ssm.hydra import Hydra
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
 from jaxseq.modules.ssm.mamba2 import Mamba2
 from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
+from jaxseq.modules.ssm.matrix_mixers import (
+  CauchyMixer,
+  DenseMixer,
+  LowRankMixer,
+  QuasiseparableMixer,
+  SemiseparableMixer,
+  ToeplitzMixer,
+  VandermondeMixer,
+)
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
-__all__ = ["MIXERS", "Hydra", "Mamba2", "Mamba3", "MIMOMamba3", "RGLRU", "S5"]
+__all__ = [
+  "CauchyMixer",
+  "DenseMixer",
+  "Hydra",
+  "LowRankMixer",
+  "MIMOMamba3",
+  "MIXERS",
+  "Mamba2",
+  "Mamba3",
+  "QuasiseparableMixer",
+  "RGLRU",
+  "S5",
+  "SemiseparableMixer",
+  "ToeplitzMixer",
+  "VandermondeMixer",
+]
 
 
 def _mamba2_size(m: Mamba2) -> int:
@@ -95,5 +119,26 @@ MIXERS = (
     state_size=lambda m: 0,
     causal=False,
     rows=("S219",),
+  ),
+  *(
+    Entry(
+      name=name,
+      cls=cls,
+      paper=HYDRA,
+      op=op,
+      state="none",
+      state_size=lambda m: 0,
+      causal=False,
+      rows=("S219",),
+    )
+    for name, cls, op in (
+      ("dense_mixer", DenseMixer, "softmax_attention"),
+      ("toeplitz_mixer", ToeplitzMixer, "toeplitz_matrix"),
+      ("vandermonde_mixer", VandermondeMixer, "vandermonde_matrix"),
+      ("cauchy_mixer", CauchyMixer, "cauchy_matrix"),
+      ("low_rank_mixer", LowRankMixer, "noncausal_linear_attention"),
+      ("semiseparable_mixer", SemiseparableMixer, "scalar_decay"),
+      ("quasiseparable_mixer", QuasiseparableMixer, "quasiseparable"),
+    )
   ),
 )
