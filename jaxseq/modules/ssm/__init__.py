@@ -1,10 +1,5 @@
 """State-space models and gated diagonal recurrences."""
 
-from jaxseq.modules.mixer import Entry, Paper
-from jaxseq.modules.ssm.hydra import Hydra
-from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
-from jaxseq.modules.ssm.mamba2 import Mamba2
-from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.matrix_mixers import (
   CauchyMixer,
   DenseMixer,
@@ -14,6 +9,15 @@ from jaxseq.modules.ssm.matrix_mixers import (
   ToeplitzMixer,
   VandermondeMixer,
 )
+
+from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.longhorn import Longhorn
+from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
+from jaxseq.modules.ssm.mamba import Mamba
+from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
+from jaxseq.modules.ssm.mamba2 import Mamba2
+from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
@@ -21,9 +25,11 @@ __all__ = [
   "CauchyMixer",
   "DenseMixer",
   "Hydra",
+  "Longhorn",
   "LowRankMixer",
   "MIMOMamba3",
   "MIXERS",
+  "Mamba",
   "Mamba2",
   "Mamba3",
   "QuasiseparableMixer",
@@ -52,9 +58,16 @@ HYDRA = Paper(
   2024,
   "2407.09941",
 )
+
+
 MAMBA3 = Paper(
   "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
 )
+
+
+def _mamba_size(m: Mamba | Longhorn) -> int:
+  return m.width * (m.state_size + MAMBA_CONV_SIZE - 1)
+
 
 MIXERS = (
   Entry(
@@ -92,7 +105,7 @@ MIXERS = (
     op="scalar_decay",
     state="constant",
     state_size=_mamba2_size,
-    rows=("S357",),
+    rows=("S165", "S357"),
   ),
   Entry(
     name="mamba3",
@@ -140,5 +153,29 @@ MIXERS = (
       ("semiseparable_mixer", SemiseparableMixer, "scalar_decay"),
       ("quasiseparable_mixer", QuasiseparableMixer, "quasiseparable"),
     )
+  ),
+  Entry(
+    name="longhorn",
+    cls=Longhorn,
+    paper=Paper(
+      "Longhorn: State Space Models are Amortized Online Learners", 2024, "2407.14207"
+    ),
+    op="diagonal_delta_rule",
+    state="constant",
+    state_size=_mamba_size,
+    rows=("S231",),
+  ),
+  Entry(
+    name="mamba",
+    cls=Mamba,
+    paper=Paper(
+      "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+      2023,
+      "2312.00752",
+    ),
+    op="selective_scan",
+    state="constant",
+    state_size=_mamba_size,
+    rows=("S015", "S165"),
   ),
 )
