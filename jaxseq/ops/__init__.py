@@ -7,6 +7,7 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
+from jaxseq.ops.conv.fourier import fourier
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
@@ -91,6 +92,7 @@ __all__ = [
   "dplr",
   "elman",
   "fft_conv",
+  "fourier",
   "gated_conv",
   "gated_delta_rule",
   "gru",

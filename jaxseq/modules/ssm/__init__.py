@@ -1,5 +1,13 @@
 """State-space models and gated diagonal recurrences."""
 
+from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.longhorn import Longhorn
+from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
+from jaxseq.modules.ssm.mamba import Mamba
+from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
+from jaxseq.modules.ssm.mamba2 import Mamba2
+from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.matrix_mixers import (
   CauchyMixer,
   DenseMixer,
@@ -9,15 +17,6 @@ from jaxseq.modules.ssm.matrix_mixers import (
   ToeplitzMixer,
   VandermondeMixer,
 )
-
-from jaxseq.modules.mixer import Entry, Paper
-from jaxseq.modules.ssm.hydra import Hydra
-from jaxseq.modules.ssm.longhorn import Longhorn
-from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
-from jaxseq.modules.ssm.mamba import Mamba
-from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
-from jaxseq.modules.ssm.mamba2 import Mamba2
-from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
