@@ -9,6 +9,7 @@ from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
 from jaxseq.ops.conv.fourier import fourier
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
+from jaxseq.ops.conv.piecewise_max import piecewise_max
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
@@ -108,6 +109,7 @@ __all__ = [
   "noncausal_linear_attention",
   "normalized_linear_attention",
   "plstm_2d",
+  "piecewise_max",
   "prefix_linear_attention",
   "product",
   "quasiseparable",
