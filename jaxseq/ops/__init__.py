@@ -4,6 +4,9 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
+from jaxseq.ops.conv.fourier import fourier
+from jaxseq.ops.conv.piecewise_max import piecewise_max
+
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
@@ -92,6 +95,7 @@ __all__ = [
   "dplr",
   "elman",
   "fft_conv",
+  "fourier",
   "gated_conv",
   "gated_delta_rule",
   "gru",
@@ -107,6 +111,7 @@ __all__ = [
   "mlstm",
   "noncausal_linear_attention",
   "normalized_linear_attention",
+  "piecewise_max",
   "plstm_2d",
   "prefix_linear_attention",
   "product",

@@ -1,6 +1,7 @@
 """Convolutions over many tokens, with and without gates."""
 
 from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.fnet import FNet
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
 from jaxseq.modules.conv.tcnca import TCNCA
@@ -8,6 +9,7 @@ from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
   "BidirectionalMega",
+  "FNet",
   "Hyena",
   "MIXERS",
   "Mega",
@@ -73,5 +75,14 @@ MIXERS = (
     state="window",
     state_size=lambda m: sum(m.histories) * m.features + _cache_size(m),
     rows=("S052",),
+  ),
+  Entry(
+    name="fnet",
+    cls=FNet,
+    paper=Paper("FNet: Mixing Tokens with Fourier Transforms", 2021, "2105.03824"),
+    op="fourier",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
   ),
 )

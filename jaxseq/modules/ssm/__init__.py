@@ -1,5 +1,15 @@
 """State-space models and gated diagonal recurrences."""
 
+from jaxseq.modules.ssm.matrix_mixers import (
+  CauchyMixer,
+  DenseMixer,
+  LowRankMixer,
+  QuasiseparableMixer,
+  SemiseparableMixer,
+  ToeplitzMixer,
+  VandermondeMixer,
+)
+
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.caduceus import BiMamba, MambaDNA
 from jaxseq.modules.ssm.hydra import Hydra
@@ -14,16 +24,23 @@ from jaxseq.modules.ssm.s5 import S5
 
 __all__ = [
   "BiMamba",
-  "MIXERS",
+  "CauchyMixer",
+  "DenseMixer",
   "Hydra",
   "Longhorn",
+  "LowRankMixer",
+  "MIMOMamba3",
+  "MIXERS",
   "Mamba",
   "Mamba2",
   "Mamba3",
-  "MIMOMamba3",
   "MambaDNA",
+  "QuasiseparableMixer",
   "RGLRU",
   "S5",
+  "SemiseparableMixer",
+  "ToeplitzMixer",
+  "VandermondeMixer",
 ]
 
 
@@ -48,11 +65,15 @@ CADUCEUS = Paper(
   2024,
   "2403.03234",
 )
+
+
 HYDRA = Paper(
   "Hydra: Bidirectional State Space Models Through Generalized Matrix Mixers",
   2024,
   "2407.09941",
 )
+
+
 MAMBA3 = Paper(
   "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
 )
@@ -163,5 +184,26 @@ MIXERS = (
     state="none",
     state_size=lambda m: 0,
     causal=False,
+  ),
+  *(
+    Entry(
+      name=name,
+      cls=cls,
+      paper=HYDRA,
+      op=op,
+      state="none",
+      state_size=lambda m: 0,
+      causal=False,
+      rows=("S219",),
+    )
+    for name, cls, op in (
+      ("dense_mixer", DenseMixer, "softmax_attention"),
+      ("toeplitz_mixer", ToeplitzMixer, "toeplitz_matrix"),
+      ("vandermonde_mixer", VandermondeMixer, "vandermonde_matrix"),
+      ("cauchy_mixer", CauchyMixer, "cauchy_matrix"),
+      ("low_rank_mixer", LowRankMixer, "noncausal_linear_attention"),
+      ("semiseparable_mixer", SemiseparableMixer, "scalar_decay"),
+      ("quasiseparable_mixer", QuasiseparableMixer, "quasiseparable"),
+    )
   ),
 )
