@@ -11,6 +11,7 @@ from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
+from jaxseq.ops.conv.two_sided_conv import two_sided_conv
 from jaxseq.ops.delta.channel_delta_rule import channel_delta_rule
 from jaxseq.ops.delta.decoupled_delta_rule import decoupled_delta_rule
 from jaxseq.ops.delta.delta_product import delta_product
@@ -130,6 +131,7 @@ __all__ = [
   "toeplitz_attention",
   "toeplitz_matrix",
   "token_shift",
+  "two_sided_conv",
   "trapezoidal_decay",
   "vandermonde_matrix",
   "wkv",
