@@ -3,15 +3,23 @@
 from jaxseq.modules.conv import gated_attention
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
+from jaxseq.modules.conv.multi_hyena import MultiHyena
+from jaxseq.modules.conv.sgconv import BidirectionalSGConv, SGConv
 from jaxseq.modules.conv.tcnca import TCNCA
+from jaxseq.modules.conv.tnn import TNN, BidirectionalTNN
 from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
   "BidirectionalMega",
+  "BidirectionalSGConv",
+  "BidirectionalTNN",
   "Hyena",
   "MIXERS",
   "Mega",
+  "MultiHyena",
+  "SGConv",
   "TCNCA",
+  "TNN",
 ]
 
 
@@ -26,6 +34,17 @@ MEGA = Paper("Mega: Moving Average Equipped Gated Attention", 2022, "2209.10655"
 def _cache_size(m) -> int:
   return gated_attention.num_slots(m) * (m.key_size + gated_attention.value_size(m)) + 1
 
+
+def _multi_hyena_size(m: MultiHyena) -> int:
+  return (2 * (m.max_length - 1) + 3 * (CONV_SIZE - 1)) * m.features
+
+
+SGCONV = Paper(
+  "What Makes Convolutional Models Great on Long Sequence Modeling?",
+  2022,
+  "2210.09298",
+)
+TOEPLITZ = Paper("Toeplitz Neural Network for Sequence Modeling", 2023, "2305.04749")
 
 MIXERS = (
   Entry(
@@ -73,5 +92,52 @@ MIXERS = (
     state="window",
     state_size=lambda m: sum(m.histories) * m.features + _cache_size(m),
     rows=("S052",),
+  ),
+  Entry(
+    name="multi_hyena",
+    cls=MultiHyena,
+    paper=Paper(
+      "Laughing Hyena Distillery: Extracting Compact Recurrences From Convolutions",
+      2023,
+      "2310.18780",
+    ),
+    op="gated_conv",
+    state="window",
+    state_size=_multi_hyena_size,
+    rows=("S226",),
+  ),
+  Entry(
+    name="sgconv",
+    cls=SGConv,
+    paper=SGCONV,
+    op="fft_conv",
+    state="window",
+    state_size=lambda m: (m.max_length - 1) * m.features,
+  ),
+  Entry(
+    name="bidirectional_sgconv",
+    cls=BidirectionalSGConv,
+    paper=SGCONV,
+    op="two_sided_conv",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+  ),
+  Entry(
+    name="tnn",
+    cls=TNN,
+    paper=TOEPLITZ,
+    op="fft_conv",
+    state="window",
+    state_size=lambda m: (m.max_length - 1) * m.width,
+  ),
+  Entry(
+    name="bidirectional_tnn",
+    cls=BidirectionalTNN,
+    paper=TOEPLITZ,
+    op="two_sided_conv",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
   ),
 )
