@@ -8,6 +8,7 @@ from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
+from jaxseq.ops.conv.modal_conv import modal_conv, modal_filter
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
@@ -104,6 +105,8 @@ __all__ = [
   "lstm",
   "mesa",
   "mlstm",
+  "modal_conv",
+  "modal_filter",
   "noncausal_linear_attention",
   "normalized_linear_attention",
   "plstm_2d",
