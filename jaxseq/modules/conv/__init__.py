@@ -2,6 +2,7 @@
 
 from jaxseq.modules.conv import gated_attention
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
+from jaxseq.modules.conv.laughing_hyena import LaughingHyena, LaughingMultiHyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
 from jaxseq.modules.conv.multi_hyena import MultiHyena
 from jaxseq.modules.conv.sgconv import BidirectionalSGConv, SGConv
@@ -14,6 +15,8 @@ __all__ = [
   "BidirectionalSGConv",
   "BidirectionalTNN",
   "Hyena",
+  "LaughingHyena",
+  "LaughingMultiHyena",
   "MIXERS",
   "Mega",
   "MultiHyena",
@@ -39,6 +42,20 @@ def _multi_hyena_size(m: MultiHyena) -> int:
   return (2 * (m.max_length - 1) + 3 * (CONV_SIZE - 1)) * m.features
 
 
+def _laughing_hyena_size(m: LaughingHyena) -> int:
+  modes = m.num_modes * (m.order - 1)
+  return (modes + (CONV_SIZE - 1) * (m.order + 1)) * m.features
+
+
+def _laughing_multi_hyena_size(m: LaughingMultiHyena) -> int:
+  return (m.num_modes * m.head_size + 3 * (CONV_SIZE - 1)) * m.features
+
+
+LAUGHING_HYENA = Paper(
+  "Laughing Hyena Distillery: Extracting Compact Recurrences From Convolutions",
+  2023,
+  "2310.18780",
+)
 SGCONV = Paper(
   "What Makes Convolutional Models Great on Long Sequence Modeling?",
   2022,
@@ -96,14 +113,28 @@ MIXERS = (
   Entry(
     name="multi_hyena",
     cls=MultiHyena,
-    paper=Paper(
-      "Laughing Hyena Distillery: Extracting Compact Recurrences From Convolutions",
-      2023,
-      "2310.18780",
-    ),
+    paper=LAUGHING_HYENA,
     op="gated_conv",
     state="window",
     state_size=_multi_hyena_size,
+    rows=("S226",),
+  ),
+  Entry(
+    name="laughing_hyena",
+    cls=LaughingHyena,
+    paper=LAUGHING_HYENA,
+    op="modal_conv",
+    state="constant",
+    state_size=_laughing_hyena_size,
+    rows=("S226",),
+  ),
+  Entry(
+    name="laughing_multi_hyena",
+    cls=LaughingMultiHyena,
+    paper=LAUGHING_HYENA,
+    op="modal_conv",
+    state="constant",
+    state_size=_laughing_multi_hyena_size,
     rows=("S226",),
   ),
   Entry(

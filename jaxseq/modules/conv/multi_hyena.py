@@ -73,27 +73,33 @@ class MultiHyena(Mixer):
       segment_ids=segment_ids,
     )
     inputs = inputs.reshape(B, T, 3, self.num_heads, self.head_size)
-    o, long = ops.gated_conv(
-      inputs[:, :, 0],
-      inputs[:, :, 1],
-      inputs[:, :, 2],
-      layers.ImplicitFilter(
-        self.num_heads,
-        self.max_length,
-        self.filter_width,
-        self.num_bands,
-        self.sine_frequency,
-        param_dtype=self.param_dtype,
-        name="filter",
-      )(),
-      self._param("skip", nn.initializers.normal(1.0), (self.num_heads,)),
-      initial_state=before.long,
-      segment_ids=segment_ids,
-      implementation=self.implementation,
-    )
+    q, k, v = (inputs[:, :, i] for i in range(3))
+    o, long = self._mix(q, k, v, before.long, segment_ids)
     y = self._project(o.reshape(B, T, D), D, "out", ("heads", "embed"))
     y = ops.segments.clear_padding(y.astype(x.dtype), segment_ids)
     return y, MultiHyenaState(short, long)
+
+  def _mix(self, q, k, v, state, segment_ids):
+    """The long convolutions of the outer products, read by q."""
+    filters = layers.ImplicitFilter(
+      self.num_heads,
+      self.max_length,
+      self.filter_width,
+      self.num_bands,
+      self.sine_frequency,
+      param_dtype=self.param_dtype,
+      name="filter",
+    )()
+    return ops.gated_conv(
+      q,
+      k,
+      v,
+      filters,
+      self._param("skip", nn.initializers.normal(1.0), (self.num_heads,)),
+      initial_state=state,
+      segment_ids=segment_ids,
+      implementation=self.implementation,
+    )
 
   def _project(self, x, width, name, axes):
     return layers.projection(
