@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 
 from jaxseq import layers
 from jaxseq.modules.conv import (
@@ -137,9 +137,7 @@ def hankel_singular_values(
   return np.stack([np.linalg.svd(_hankel(h), compute_uv=False) for h in filters.T])
 
 
-def order(
-  filters: Float[np.ndarray, "L D"], tolerance: float
-) -> Float[np.ndarray, "D"]:
+def order(filters: Float[np.ndarray, "L D"], tolerance: float) -> Int[np.ndarray, "D"]:
   """The least order of a system that may come as close to each filter.
 
   Args:

@@ -1,6 +1,7 @@
 """Convolutions over many tokens, with and without gates."""
 
 from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.h3 import H3
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
 from jaxseq.modules.conv.laughing_hyena import LaughingHyena, LaughingMultiHyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
@@ -14,6 +15,7 @@ __all__ = [
   "BidirectionalMega",
   "BidirectionalSGConv",
   "BidirectionalTNN",
+  "H3",
   "Hyena",
   "LaughingHyena",
   "LaughingMultiHyena",
@@ -40,6 +42,10 @@ def _cache_size(m) -> int:
 
 def _multi_hyena_size(m: MultiHyena) -> int:
   return (2 * (m.max_length - 1) + 3 * (CONV_SIZE - 1)) * m.features
+
+
+def _h3_size(m: H3) -> int:
+  return (m.state_size - 1 + m.head_size * m.state_size // 2) * m.features
 
 
 def _laughing_hyena_size(m: LaughingHyena) -> int:
@@ -136,6 +142,18 @@ MIXERS = (
     state="constant",
     state_size=_laughing_multi_hyena_size,
     rows=("S226",),
+  ),
+  Entry(
+    name="h3",
+    cls=H3,
+    paper=Paper(
+      "Hungry Hungry Hippos: Towards Language Modeling with State Space Models",
+      2022,
+      "2212.14052",
+    ),
+    op="modal_conv",
+    state="constant",
+    state_size=_h3_size,
   ),
   Entry(
     name="sgconv",
