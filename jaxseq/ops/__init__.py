@@ -4,13 +4,15 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.conv.fourier import fourier
-from jaxseq.ops.conv.piecewise_max import piecewise_max
+from jaxseq.ops.conv.modal_conv import modal_conv, modal_filter
+from jaxseq.ops.conv.two_sided_conv import two_sided_conv
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
+from jaxseq.ops.conv.fourier import fourier
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
+from jaxseq.ops.conv.piecewise_max import piecewise_max
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
@@ -109,6 +111,8 @@ __all__ = [
   "lstm",
   "mesa",
   "mlstm",
+  "modal_conv",
+  "modal_filter",
   "noncausal_linear_attention",
   "normalized_linear_attention",
   "piecewise_max",
@@ -138,6 +142,7 @@ __all__ = [
   "toeplitz_matrix",
   "token_shift",
   "trapezoidal_decay",
+  "two_sided_conv",
   "vandermonde_matrix",
   "wkv",
 ]

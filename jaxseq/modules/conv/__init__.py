@@ -1,5 +1,11 @@
 """Convolutions over many tokens, with and without gates."""
 
+from jaxseq.modules.conv.h3 import H3
+from jaxseq.modules.conv.laughing_hyena import LaughingHyena, LaughingMultiHyena
+from jaxseq.modules.conv.multi_hyena import MultiHyena
+from jaxseq.modules.conv.sgconv import BidirectionalSGConv, SGConv
+from jaxseq.modules.conv.tnn import TNN, BidirectionalTNN
+
 from jaxseq.modules.conv import gated_attention
 from jaxseq.modules.conv.fnet import FNet
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
@@ -9,11 +15,19 @@ from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
   "BidirectionalMega",
+  "BidirectionalSGConv",
+  "BidirectionalTNN",
   "FNet",
+  "H3",
   "Hyena",
+  "LaughingHyena",
+  "LaughingMultiHyena",
   "MIXERS",
   "Mega",
+  "MultiHyena",
+  "SGConv",
   "TCNCA",
+  "TNN",
 ]
 
 
@@ -27,6 +41,40 @@ MEGA = Paper("Mega: Moving Average Equipped Gated Attention", 2022, "2209.10655"
 
 def _cache_size(m) -> int:
   return gated_attention.num_slots(m) * (m.key_size + gated_attention.value_size(m)) + 1
+
+
+def _multi_hyena_size(m: MultiHyena) -> int:
+  return (2 * (m.max_length - 1) + 3 * (CONV_SIZE - 1)) * m.features
+
+
+def _h3_size(m: H3) -> int:
+  return (m.state_size - 1 + m.head_size * m.state_size // 2) * m.features
+
+
+def _laughing_hyena_size(m: LaughingHyena) -> int:
+  modes = m.num_modes * (m.order - 1)
+  return (modes + (CONV_SIZE - 1) * (m.order + 1)) * m.features
+
+
+def _laughing_multi_hyena_size(m: LaughingMultiHyena) -> int:
+  return (m.num_modes * m.head_size + 3 * (CONV_SIZE - 1)) * m.features
+
+
+LAUGHING_HYENA = Paper(
+  "Laughing Hyena Distillery: Extracting Compact Recurrences From Convolutions",
+  2023,
+  "2310.18780",
+)
+
+
+SGCONV = Paper(
+  "What Makes Convolutional Models Great on Long Sequence Modeling?",
+  2022,
+  "2210.09298",
+)
+
+
+TOEPLITZ = Paper("Toeplitz Neural Network for Sequence Modeling", 2023, "2305.04749")
 
 
 MIXERS = (
@@ -81,6 +129,79 @@ MIXERS = (
     cls=FNet,
     paper=Paper("FNet: Mixing Tokens with Fourier Transforms", 2021, "2105.03824"),
     op="fourier",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+  ),
+  Entry(
+    name="multi_hyena",
+    cls=MultiHyena,
+    paper=LAUGHING_HYENA,
+    op="gated_conv",
+    state="window",
+    state_size=_multi_hyena_size,
+    rows=("S226",),
+  ),
+  Entry(
+    name="laughing_hyena",
+    cls=LaughingHyena,
+    paper=LAUGHING_HYENA,
+    op="modal_conv",
+    state="constant",
+    state_size=_laughing_hyena_size,
+    rows=("S226",),
+  ),
+  Entry(
+    name="laughing_multi_hyena",
+    cls=LaughingMultiHyena,
+    paper=LAUGHING_HYENA,
+    op="modal_conv",
+    state="constant",
+    state_size=_laughing_multi_hyena_size,
+    rows=("S226",),
+  ),
+  Entry(
+    name="h3",
+    cls=H3,
+    paper=Paper(
+      "Hungry Hungry Hippos: Towards Language Modeling with State Space Models",
+      2022,
+      "2212.14052",
+    ),
+    op="modal_conv",
+    state="constant",
+    state_size=_h3_size,
+  ),
+  Entry(
+    name="sgconv",
+    cls=SGConv,
+    paper=SGCONV,
+    op="fft_conv",
+    state="window",
+    state_size=lambda m: (m.max_length - 1) * m.features,
+  ),
+  Entry(
+    name="bidirectional_sgconv",
+    cls=BidirectionalSGConv,
+    paper=SGCONV,
+    op="two_sided_conv",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+  ),
+  Entry(
+    name="tnn",
+    cls=TNN,
+    paper=TOEPLITZ,
+    op="fft_conv",
+    state="window",
+    state_size=lambda m: (m.max_length - 1) * m.width,
+  ),
+  Entry(
+    name="bidirectional_tnn",
+    cls=BidirectionalTNN,
+    paper=TOEPLITZ,
+    op="two_sided_conv",
     state="none",
     state_size=lambda m: 0,
     causal=False,
