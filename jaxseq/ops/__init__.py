@@ -6,6 +6,7 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
+from jaxseq.ops.conv.depthwise_conv import depthwise_conv
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
@@ -69,6 +70,7 @@ __all__ = [
   "decoupled_delta_rule",
   "delta_product",
   "delta_rule",
+  "depthwise_conv",
   "diagonal_decay",
   "diagonal_recurrence",
   "documents",
