@@ -1,11 +1,12 @@
 """Convolutions over many tokens, with and without gates."""
 
 from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.hornet import CausalHorNet, widths
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
 from jaxseq.modules.conv.tcnca import TCNCA
 from jaxseq.modules.mixer import Entry, Paper
 
-__all__ = ["MIXERS", "TCNCA", "BidirectionalMega", "Mega"]
+__all__ = ["MIXERS", "TCNCA", "BidirectionalMega", "CausalHorNet", "Mega"]
 
 MEGA = Paper("Mega: Moving Average Equipped Gated Attention", 2022, "2209.10655")
 
@@ -47,5 +48,19 @@ MIXERS = (
     state="window",
     state_size=lambda m: sum(m.histories) * m.features + _cache_size(m),
     rows=("S052",),
+  ),
+  Entry(
+    name="causal_hornet",
+    cls=CausalHorNet,
+    paper=Paper(
+      "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated "
+      "Convolutions",
+      2022,
+      "2207.14284",
+    ),
+    op="short_conv",
+    state="window",
+    state_size=lambda m: (m.kernel_size - 1) * sum(widths(m)),
+    rows=("S437",),
   ),
 )

@@ -1,6 +1,7 @@
 """Mixers of tokens that stand on a grid: images and volumes."""
 
 from jaxseq.modules.grid.essa import ESSA
+from jaxseq.modules.grid.hornet import HorNet
 from jaxseq.modules.grid.inline import InLine
 from jaxseq.modules.grid.rala import RALA
 from jaxseq.modules.grid.scatterformer import ScatterFormer
@@ -9,7 +10,17 @@ from jaxseq.modules.grid.vig import ViG
 from jaxseq.modules.grid.vir import ViR
 from jaxseq.modules.mixer import Entry, Paper
 
-__all__ = ["ESSA", "MIXERS", "RALA", "SLAB", "InLine", "ScatterFormer", "ViG", "ViR"]
+__all__ = [
+  "ESSA",
+  "MIXERS",
+  "RALA",
+  "SLAB",
+  "HorNet",
+  "InLine",
+  "ScatterFormer",
+  "ViG",
+  "ViR",
+]
 
 
 def _both_ways(name, cls, paper, op, row) -> Entry:
@@ -98,5 +109,17 @@ MIXERS: tuple[Entry, ...] = (
     ),
     "noncausal_linear_attention",
     "S371",
+  ),
+  _both_ways(
+    "hornet",
+    HorNet,
+    Paper(
+      "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated "
+      "Convolutions",
+      2022,
+      "2207.14284",
+    ),
+    "depthwise_conv",
+    "S437",
   ),
 )
