@@ -1,18 +1,33 @@
 """Convolutions over many tokens, with and without gates."""
 
-from jaxseq.modules.conv import gated_attention
 from jaxseq.modules.conv.hornet import CausalHorNet, widths
+
+from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
 from jaxseq.modules.conv.tcnca import TCNCA
 from jaxseq.modules.mixer import Entry, Paper
 
-__all__ = ["MIXERS", "TCNCA", "BidirectionalMega", "CausalHorNet", "Mega"]
+__all__ = [
+  "BidirectionalMega",
+  "CausalHorNet",
+  "Hyena",
+  "MIXERS",
+  "Mega",
+  "TCNCA",
+]
+
 
 MEGA = Paper("Mega: Moving Average Equipped Gated Attention", 2022, "2209.10655")
 
 
 def _cache_size(m) -> int:
   return gated_attention.num_slots(m) * (m.key_size + gated_attention.value_size(m)) + 1
+
+
+def _hyena_size(m: Hyena) -> int:
+  window = (m.max_length - 1) * (m.order - 1)
+  return (window + (CONV_SIZE - 1) * (m.order + 1)) * m.features
 
 
 MIXERS = (
@@ -62,5 +77,18 @@ MIXERS = (
     state="window",
     state_size=lambda m: (m.kernel_size - 1) * sum(widths(m)),
     rows=("S437",),
+  ),
+  Entry(
+    name="hyena",
+    cls=Hyena,
+    paper=Paper(
+      "Hyena Hierarchy: Towards Larger Convolutional Language Models",
+      2023,
+      "2302.10866",
+    ),
+    op="fft_conv",
+    state="window",
+    state_size=_hyena_size,
+    rows=("S113",),
   ),
 )
