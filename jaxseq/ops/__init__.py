@@ -4,10 +4,9 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.conv.depthwise_conv import depthwise_conv
-
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
+from jaxseq.ops.conv.depthwise_conv import depthwise_conv
 from jaxseq.ops.conv.fft_conv import fft_conv
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv

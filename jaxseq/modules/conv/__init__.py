@@ -1,14 +1,15 @@
 """Convolutions over many tokens, with and without gates."""
 
-from jaxseq.modules.conv.hornet import CausalHorNet, widths
-
 from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.gam import GAM
+from jaxseq.modules.conv.hornet import CausalHorNet, widths
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
 from jaxseq.modules.conv.tcnca import TCNCA
 from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
+  "GAM",
   "BidirectionalMega",
   "CausalHorNet",
   "Hyena",
@@ -90,5 +91,19 @@ MIXERS = (
     state="window",
     state_size=_hyena_size,
     rows=("S113",),
+  ),
+  Entry(
+    name="gam",
+    cls=GAM,
+    paper=Paper(
+      "Gated Associative Memory: A Parallel O(N) Architecture for Efficient Sequence "
+      "Modeling",
+      2025,
+      "2509.00605",
+    ),
+    op="short_conv",
+    state="window",
+    state_size=lambda m: (m.kernel_size - 1) * m.features,
+    rows=("S276",),
   ),
 )

@@ -1,8 +1,7 @@
 """Mixers of tokens that stand on a grid: images and volumes."""
 
-from jaxseq.modules.grid.hornet import HorNet
-
 from jaxseq.modules.grid.essa import ESSA
+from jaxseq.modules.grid.hornet import HorNet
 from jaxseq.modules.grid.inline import InLine
 from jaxseq.modules.grid.plstm import CONV_SIZE as PLSTM_CONV_SIZE
 from jaxseq.modules.grid.plstm import PLSTM, PLSTM2D, PLSTM2DDiffusive
@@ -15,14 +14,14 @@ from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
   "ESSA",
-  "HorNet",
-  "InLine",
   "MIXERS",
   "PLSTM",
   "PLSTM2D",
   "PLSTM2DDiffusive",
   "RALA",
   "SLAB",
+  "HorNet",
+  "InLine",
   "ScatterFormer",
   "ViG",
   "ViR",
@@ -43,94 +42,6 @@ def _both_ways(name, cls, paper, op, row) -> Entry:
   )
 
 
-MIXERS: tuple[Entry, ...] = (
-  Entry(
-    name="vir",
-    cls=ViR,
-    paper=Paper("ViR: Vision Retention Networks", 2023, "2310.19731"),
-    op="scalar_decay",
-    state="constant",
-    state_size=lambda m: m.features**2 // m.num_heads,
-    rows=("S016",),
-  ),
-  _both_ways(
-    "vig",
-    ViG,
-    Paper(
-      "ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention",
-      2024,
-      "2405.18425",
-    ),
-    "bidirectional",
-    "S365",
-  ),
-  _both_ways(
-    "rala",
-    RALA,
-    Paper("Breaking the Low-Rank Dilemma of Linear Attention", 2024, "2411.07635"),
-    "noncausal_linear_attention",
-    "S327",
-  ),
-  _both_ways(
-    "slab",
-    SLAB,
-    Paper(
-      "SLAB: Efficient Transformers with Simplified Linear Attention and Progressive "
-      "Re-parameterized Batch Normalization",
-      2024,
-      "2405.11582",
-    ),
-    "noncausal_linear_attention",
-    "S341",
-  ),
-  _both_ways(
-    "inline",
-    InLine,
-    Paper(
-      "Bridging the Divide: Reconsidering Softmax and Linear Attention",
-      2024,
-      "2412.06590",
-    ),
-    "noncausal_linear_attention",
-    "S350",
-  ),
-  _both_ways(
-    "scatterformer",
-    ScatterFormer,
-    Paper(
-      "ScatterFormer: Efficient Voxel Transformer with Scattered Linear Attention",
-      2024,
-      "2401.00912",
-    ),
-    "noncausal_linear_attention",
-    "S342",
-  ),
-  _both_ways(
-    "essa",
-    ESSA,
-    Paper(
-      "ESSAformer: Efficient Transformer for Hyperspectral Image Super-resolution",
-      2023,
-      "2307.14010",
-    ),
-    "noncausal_linear_attention",
-    "S371",
-  ),
-  _both_ways(
-    "hornet",
-    HorNet,
-    Paper(
-      "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated "
-      "Convolutions",
-      2022,
-      "2207.14284",
-    ),
-    "depthwise_conv",
-    "S437",
-  ),
-)
-
-
 def _plstm_size(m: PLSTM) -> int:
   memory = m.features**2 // m.num_heads
   return memory + (PLSTM_CONV_SIZE + 1) * m.features + m.num_heads
@@ -139,7 +50,6 @@ def _plstm_size(m: PLSTM) -> int:
 PLSTM_PAPER = Paper(
   "pLSTM: parallelizable Linear Source Transition Mark networks", 2025, "2506.11997"
 )
-
 
 MIXERS: tuple[Entry, ...] = (
   Entry(
@@ -225,4 +135,16 @@ MIXERS: tuple[Entry, ...] = (
   ),
   _both_ways("plstm_2d", PLSTM2D, PLSTM_PAPER, "plstm_2d", "S010"),
   _both_ways("plstm_2d_diffusive", PLSTM2DDiffusive, PLSTM_PAPER, "plstm_2d", "S010"),
+  _both_ways(
+    "hornet",
+    HorNet,
+    Paper(
+      "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated "
+      "Convolutions",
+      2022,
+      "2207.14284",
+    ),
+    "depthwise_conv",
+    "S437",
+  ),
 )
