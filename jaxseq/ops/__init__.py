@@ -6,6 +6,7 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
+from jaxseq.ops.conv.dense_conv import dense_conv
 from jaxseq.ops.conv.depthwise_conv import depthwise_conv
 from jaxseq.ops.conv.fft_conv import fft_conv
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
@@ -85,6 +86,7 @@ __all__ = [
   "delta_product",
   "delta_rule",
   "dense_matrix",
+  "dense_conv",
   "depthwise_conv",
   "diagonal_decay",
   "diagonal_delta_rule",
