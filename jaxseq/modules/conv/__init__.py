@@ -1,6 +1,7 @@
 """Convolutions over many tokens, with and without gates."""
 
 from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.extractors import HE, ME, SHE, WE
 from jaxseq.modules.conv.gam import GAM
 from jaxseq.modules.conv.hornet import CausalHorNet, widths
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
@@ -9,6 +10,10 @@ from jaxseq.modules.conv.tcnca import TCNCA
 from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
+  "HE",
+  "ME",
+  "SHE",
+  "WE",
   "GAM",
   "BidirectionalMega",
   "CausalHorNet",
@@ -20,6 +25,18 @@ __all__ = [
 
 
 MEGA = Paper("Mega: Moving Average Equipped Gated Attention", 2022, "2209.10655")
+
+
+def _extractor(name, cls, op) -> Entry:
+  return Entry(
+    name=name,
+    cls=cls,
+    paper=Paper("Attention Is Not All You Need Anymore", 2023, "2308.07661"),
+    op=op,
+    state="window",
+    state_size=lambda m: (m.context - 1) * m.features + 1,
+    rows=("S261",),
+  )
 
 
 def _cache_size(m) -> int:
@@ -106,4 +123,8 @@ MIXERS = (
     state_size=lambda m: (m.kernel_size - 1) * m.features,
     rows=("S276",),
   ),
+  _extractor("she", SHE, "dense_conv"),
+  _extractor("he", HE, "fft_conv"),
+  _extractor("we", WE, "fft_conv"),
+  _extractor("me", ME, "fft_conv"),
 )
