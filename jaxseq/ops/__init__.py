@@ -4,18 +4,20 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.conv.modal_conv import modal_conv, modal_filter
-from jaxseq.ops.conv.two_sided_conv import two_sided_conv
+from jaxseq.ops.conv.dense_conv import dense_conv
+from jaxseq.ops.conv.depthwise_conv import depthwise_conv
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
 from jaxseq.ops.conv.fourier import fourier
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
+from jaxseq.ops.conv.modal_conv import modal_conv, modal_filter
 from jaxseq.ops.conv.piecewise_max import piecewise_max
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
+from jaxseq.ops.conv.two_sided_conv import two_sided_conv
 from jaxseq.ops.delta.channel_delta_rule import channel_delta_rule
 from jaxseq.ops.delta.decoupled_delta_rule import decoupled_delta_rule
 from jaxseq.ops.delta.delta_product import delta_product
@@ -89,7 +91,9 @@ __all__ = [
   "decoupled_delta_rule",
   "delta_product",
   "delta_rule",
+  "dense_conv",
   "dense_matrix",
+  "depthwise_conv",
   "diagonal_decay",
   "diagonal_delta_rule",
   "diagonal_recurrence",
