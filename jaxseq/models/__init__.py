@@ -3,6 +3,7 @@
 from jaxseq.models.backbone import Backbone, BackboneConfig
 from jaxseq.models.language_model import LanguageModel
 from jaxseq.models.pooled import Classifier, Regressor
+from jaxseq.models.recurrent_seq2seq import RecurrentEncoderDecoder
 from jaxseq.models.seq2seq import EncoderDecoder
 from jaxseq.models.xlstm import xlstm_config
 
@@ -12,6 +13,7 @@ __all__ = [
   "Classifier",
   "EncoderDecoder",
   "LanguageModel",
+  "RecurrentEncoderDecoder",
   "Regressor",
   "xlstm_config",
 ]
