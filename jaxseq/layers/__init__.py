@@ -1,8 +1,9 @@
 """Token-wise parts."""
 
-from jaxseq.layers import feature_maps
+from jaxseq.layers import feature_maps, linear_init
 from jaxseq.layers.cross_entropy import cross_entropy
 from jaxseq.layers.depthwise_conv import DepthwiseConv, depthwise_conv
+from jaxseq.layers.implicit_filter import ImplicitFilter
 from jaxseq.layers.mlp import GEGLU, SwiGLU
 from jaxseq.layers.norm import HeadNorm, RMSNorm, l2_normalize
 from jaxseq.layers.prepbn import PRepBN
@@ -12,6 +13,7 @@ __all__ = [
   "DepthwiseConv",
   "GEGLU",
   "HeadNorm",
+  "ImplicitFilter",
   "PRepBN",
   "RMSNorm",
   "SwiGLU",
@@ -19,5 +21,6 @@ __all__ = [
   "depthwise_conv",
   "feature_maps",
   "l2_normalize",
+  "linear_init",
   "projection",
 ]
