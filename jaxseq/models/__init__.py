@@ -1,5 +1,7 @@
 """Whole models over any mixer."""
 
+from jaxseq.models.recurrent_seq2seq import RecurrentEncoderDecoder
+
 from jaxseq.models.backbone import Backbone, BackboneConfig
 from jaxseq.models.dense_backbone import DenseBackbone
 from jaxseq.models.language_model import LanguageModel
@@ -16,6 +18,7 @@ __all__ = [
   "EncoderDecoder",
   "LanguageModel",
   "ReMamba",
+  "RecurrentEncoderDecoder",
   "Regressor",
   "xlstm_config",
 ]
