@@ -7,6 +7,7 @@ of its mixing matrix; for any other it is how strongly output i answers to input
 gates' own answers included.
 """
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -61,5 +62,7 @@ def memory_length(mixer: Mixer, params, x: Float[Array, "T D"]) -> Float[Array, 
   _, sown = mixer.apply(params, x[None], mutable=["gates"])
   if "gates" not in sown:
     raise ValueError(f"{type(mixer).__name__} has no decays to read a length from")
-  log_decay = sown["gates"]["log_decay"][0][0].astype(jnp.float32)
+  gates = flax.traverse_util.flatten_dict(sown["gates"])
+  log_decay = next(v for path, v in gates.items() if path[-1] == "log_decay")
+  log_decay = log_decay[0][0].astype(jnp.float32)
   return -1 / jnp.minimum(jnp.mean(log_decay, axis=0), -1e-9)

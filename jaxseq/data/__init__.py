@@ -8,6 +8,7 @@ Batches, and what an iterator over them promises, are described in `data.source`
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxseq.data.compressors import compressed_bits_per_byte
 from jaxseq.data.packing import pack
 from jaxseq.data.source import Source
 from jaxseq.data.text import BOS, decode, encode
-from jaxseq.tasks import parity, recall
+from jaxseq.tasks import induction_heads, parity, recall, selective_copying
 
 __all__ = [
   "BOS",
@@ -34,8 +35,19 @@ SOURCES: dict[str, tuple[type, Callable[[Any], Source]]] = {
   "bytes": (text.TextConfig, text.Text),
   "tfds": (tfds.TFDSConfig, tfds.make),
   "digits": (digits.DigitsConfig, digits.Digits),
-  "mqar": (recall.RecallConfig, lambda c: synthetic.Synthetic(c, recall.batch)),
-  "parity": (parity.ParityConfig, lambda c: synthetic.Synthetic(c, parity.batch)),
+  **{
+    name: (config, functools.partial(synthetic.Synthetic, batch=task.batch))
+    for name, config, task in (
+      ("mqar", recall.RecallConfig, recall),
+      ("parity", parity.ParityConfig, parity),
+      (
+        "selective_copying",
+        selective_copying.SelectiveCopyingConfig,
+        selective_copying,
+      ),
+      ("induction_heads", induction_heads.InductionHeadsConfig, induction_heads),
+    )
+  },
 }
 
 

@@ -1,16 +1,19 @@
 """Token-wise parts."""
 
-from jaxseq.layers import feature_maps
+from jaxseq.layers import feature_maps, linear_init
 from jaxseq.layers.cross_entropy import cross_entropy
 from jaxseq.layers.depthwise_conv import DepthwiseConv, depthwise_conv
-from jaxseq.layers.mlp import SwiGLU
+from jaxseq.layers.implicit_filter import ImplicitFilter
+from jaxseq.layers.mlp import GEGLU, SwiGLU
 from jaxseq.layers.norm import HeadNorm, RMSNorm, l2_normalize
 from jaxseq.layers.prepbn import PRepBN
 from jaxseq.layers.projection import projection
 
 __all__ = [
   "DepthwiseConv",
+  "GEGLU",
   "HeadNorm",
+  "ImplicitFilter",
   "PRepBN",
   "RMSNorm",
   "SwiGLU",
@@ -18,5 +21,6 @@ __all__ = [
   "depthwise_conv",
   "feature_maps",
   "l2_normalize",
+  "linear_init",
   "projection",
 ]

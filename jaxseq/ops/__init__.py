@@ -6,6 +6,8 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
+from jaxseq.ops.conv.fft_conv import fft_conv
+from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
@@ -20,6 +22,7 @@ from jaxseq.ops.delta.mesa import MesaState, mesa
 from jaxseq.ops.delta.routed_gated_delta_rule import routed_gated_delta_rule
 from jaxseq.ops.delta.splr import splr
 from jaxseq.ops.fenwick import FenwickState
+from jaxseq.ops.grid.plstm_2d import plstm_2d
 from jaxseq.ops.linear.additive_decay import AdditiveDecayState, additive_decay
 from jaxseq.ops.linear.bidirectional import bidirectional
 from jaxseq.ops.linear.diagonal_decay import diagonal_decay
@@ -32,48 +35,65 @@ from jaxseq.ops.linear.normalized_linear_attention import (
   normalized_linear_attention,
 )
 from jaxseq.ops.linear.prefix_linear_attention import prefix_linear_attention
+from jaxseq.ops.linear.quasiseparable import quasiseparable
 from jaxseq.ops.linear.routed_diagonal_decay import routed_diagonal_decay
 from jaxseq.ops.linear.scalar_decay import scalar_decay
 from jaxseq.ops.linear.signed_diagonal_decay import signed_diagonal_decay
 from jaxseq.ops.linear.signed_scalar_decay import signed_scalar_decay
-from jaxseq.ops.linear.slot_attention import (
-  SlotState,
-  slot_attention,
-  softmax_writes,
+from jaxseq.ops.linear.slot_attention import SlotState, slot_attention, softmax_writes
+from jaxseq.ops.linear.structured_matrices import (
+  cauchy_matrix,
+  dense_matrix,
+  toeplitz_matrix,
+  vandermonde_matrix,
 )
 from jaxseq.ops.linear.time_mix import time_mix
 from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
+from jaxseq.ops.rnn.elman import elman
+from jaxseq.ops.rnn.gru import gru
 from jaxseq.ops.rnn.lif import lif, spike
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
+from jaxseq.ops.rnn.slstm import SLSTMState, slstm
 from jaxseq.ops.rnn.sru import sru
 from jaxseq.ops.rnn.wkv import WKVState, wkv
 from jaxseq.ops.softmax import kv_cache
+from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
+from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
+from jaxseq.ops.ssm.selective_scan import selective_scan
 
 __all__ = [
   "AdditiveDecayState",
-  "additive_decay",
-  "TrapezoidalState",
-  "trapezoidal_decay",
   "FenwickState",
+  "GatedConvState",
   "LSTMState",
   "LinearAttentionState",
   "MLSTMState",
   "MesaState",
+  "SLSTMState",
   "SlotState",
+  "TrapezoidalState",
   "WKVState",
+  "additive_decay",
   "bidirectional",
+  "cauchy_matrix",
   "channel_delta_rule",
   "decoupled_delta_rule",
   "delta_product",
   "delta_rule",
+  "dense_matrix",
   "diagonal_decay",
+  "diagonal_delta_rule",
   "diagonal_recurrence",
   "documents",
   "dplr",
+  "elman",
+  "fft_conv",
+  "gated_conv",
   "gated_delta_rule",
+  "gru",
   "iplr",
   "kv_cache",
   "lif",
@@ -85,17 +105,22 @@ __all__ = [
   "mlstm",
   "noncausal_linear_attention",
   "normalized_linear_attention",
+  "plstm_2d",
   "prefix_linear_attention",
   "product",
+  "quasiseparable",
+  "relative_attention",
   "routed_diagonal_decay",
   "routed_gated_delta_rule",
   "routed_short_conv",
   "scalar_decay",
   "segments",
+  "selective_scan",
   "short_conv",
   "signed_diagonal_decay",
   "signed_scalar_decay",
   "slot_attention",
+  "slstm",
   "softmax_attention",
   "softmax_writes",
   "spike",
@@ -103,6 +128,9 @@ __all__ = [
   "sru",
   "time_mix",
   "toeplitz_attention",
+  "toeplitz_matrix",
   "token_shift",
+  "trapezoidal_decay",
+  "vandermonde_matrix",
   "wkv",
 ]

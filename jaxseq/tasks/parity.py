@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from jaxseq.tasks import checks
+
 __all__ = ["ParityConfig", "batch"]
 
 
@@ -29,10 +31,7 @@ class ParityConfig:
   vocab_size = 2
 
   def __post_init__(self):
-    if self.held_out_examples < 1:
-      raise ValueError(
-        f"parity needs held_out_examples >= 1; got {self.held_out_examples}"
-      )
+    checks.check_at_least("parity", 1, held_out_examples=self.held_out_examples)
 
 
 def batch(
@@ -51,8 +50,7 @@ def batch(
   Raises:
     ValueError: If there would be no token.
   """
-  if length < 1:
-    raise ValueError(f"parity needs sequence_length >= 1; got {length}")
+  checks.check_at_least("parity", 1, sequence_length=length)
   del config  # It changes no sequence.
   inputs = jax.vmap(lambda key: jax.random.bernoulli(key, shape=(length,)))(keys)
   inputs = inputs.astype(jnp.int32)

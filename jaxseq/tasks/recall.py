@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from jaxseq.tasks import checks
+
 __all__ = ["RecallConfig", "batch", "example"]
 
 GAP_POWER = 0.01  # a; 1 would make all gaps alike.
@@ -36,9 +38,9 @@ class RecallConfig:
   held_out_examples: int = 1024
 
   def __post_init__(self):
-    for name in ("num_pairs", "held_out_examples"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"mqar needs {name} >= 1; got {getattr(self, name)}")
+    checks.check_at_least(
+      "mqar", 1, num_pairs=self.num_pairs, held_out_examples=self.held_out_examples
+    )
     if self.vocab_size // 2 - 1 < self.num_pairs:
       raise ValueError(
         f"mqar needs vocab_size >= 2 num_pairs + 2 = {2 * self.num_pairs + 2}, a "

@@ -87,4 +87,9 @@ def fields(folder, tfds_folder):
     "digits": (dict(name="digits"), 64),
     "mqar": (dict(name="mqar", vocab_size=32, num_pairs=3, held_out_examples=10), 15),
     "parity": (dict(name="parity", held_out_examples=10), 9),
+    "selective copying": (
+      dict(name="selective_copying", num_tokens=2, held_out_examples=10),
+      9,
+    ),
+    "induction heads": (dict(name="induction_heads", held_out_examples=10), 9),
   }

@@ -8,7 +8,10 @@ import pytest
 
 from jaxseq import data
 
-KINDS = ("bytes", "tfds text", "tfds images", "digits", "mqar", "parity")
+KINDS = (
+  *("bytes", "tfds text", "tfds images", "digits"),
+  *("mqar", "parity", "selective copying", "induction heads"),
+)
 BATCH = 4
 
 

@@ -2,6 +2,8 @@
 
 from jaxseq.modules.grid.essa import ESSA
 from jaxseq.modules.grid.inline import InLine
+from jaxseq.modules.grid.plstm import CONV_SIZE as PLSTM_CONV_SIZE
+from jaxseq.modules.grid.plstm import PLSTM, PLSTM2D, PLSTM2DDiffusive
 from jaxseq.modules.grid.rala import RALA
 from jaxseq.modules.grid.scatterformer import ScatterFormer
 from jaxseq.modules.grid.slab import SLAB
@@ -9,7 +11,19 @@ from jaxseq.modules.grid.vig import ViG
 from jaxseq.modules.grid.vir import ViR
 from jaxseq.modules.mixer import Entry, Paper
 
-__all__ = ["ESSA", "MIXERS", "RALA", "SLAB", "InLine", "ScatterFormer", "ViG", "ViR"]
+__all__ = [
+  "ESSA",
+  "MIXERS",
+  "PLSTM",
+  "PLSTM2D",
+  "PLSTM2DDiffusive",
+  "RALA",
+  "SLAB",
+  "InLine",
+  "ScatterFormer",
+  "ViG",
+  "ViR",
+]
 
 
 def _both_ways(name, cls, paper, op, row) -> Entry:
@@ -25,6 +39,15 @@ def _both_ways(name, cls, paper, op, row) -> Entry:
     rows=(row,),
   )
 
+
+def _plstm_size(m: PLSTM) -> int:
+  memory = m.features**2 // m.num_heads
+  return memory + (PLSTM_CONV_SIZE + 1) * m.features + m.num_heads
+
+
+PLSTM_PAPER = Paper(
+  "pLSTM: parallelizable Linear Source Transition Mark networks", 2025, "2506.11997"
+)
 
 MIXERS: tuple[Entry, ...] = (
   Entry(
@@ -99,4 +122,15 @@ MIXERS: tuple[Entry, ...] = (
     "noncausal_linear_attention",
     "S371",
   ),
+  Entry(
+    name="plstm",
+    cls=PLSTM,
+    paper=PLSTM_PAPER,
+    op="signed_scalar_decay",
+    state="constant",
+    state_size=_plstm_size,
+    rows=("S010",),
+  ),
+  _both_ways("plstm_2d", PLSTM2D, PLSTM_PAPER, "plstm_2d", "S010"),
+  _both_ways("plstm_2d_diffusive", PLSTM2DDiffusive, PLSTM_PAPER, "plstm_2d", "S010"),
 )

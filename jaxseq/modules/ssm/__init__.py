@@ -1,13 +1,31 @@
 """State-space models and gated diagonal recurrences."""
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.longhorn import Longhorn
+from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
+from jaxseq.modules.ssm.mamba import Mamba
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
 from jaxseq.modules.ssm.mamba2 import Mamba2
 from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
-__all__ = ["MIXERS", "Mamba2", "Mamba3", "MIMOMamba3", "RGLRU", "S5"]
+__all__ = [
+  "MIXERS",
+  "Hydra",
+  "Longhorn",
+  "Mamba",
+  "Mamba2",
+  "Mamba3",
+  "MIMOMamba3",
+  "RGLRU",
+  "S5",
+]
+
+
+def _mamba_size(m: Mamba | Longhorn) -> int:
+  return m.width * (m.state_size + MAMBA_CONV_SIZE - 1)
 
 
 def _mamba2_size(m: Mamba2) -> int:
@@ -22,6 +40,11 @@ def _mamba3_size(m: Mamba3) -> int:
   )
 
 
+HYDRA = Paper(
+  "Hydra: Bidirectional State Space Models Through Generalized Matrix Mixers",
+  2024,
+  "2407.09941",
+)
 MAMBA3 = Paper(
   "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
 )
@@ -51,6 +74,30 @@ MIXERS = (
     state_size=lambda m: CONV_SIZE * m.num_channels + 1,
   ),
   Entry(
+    name="longhorn",
+    cls=Longhorn,
+    paper=Paper(
+      "Longhorn: State Space Models are Amortized Online Learners", 2024, "2407.14207"
+    ),
+    op="diagonal_delta_rule",
+    state="constant",
+    state_size=_mamba_size,
+    rows=("S231",),
+  ),
+  Entry(
+    name="mamba",
+    cls=Mamba,
+    paper=Paper(
+      "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+      2023,
+      "2312.00752",
+    ),
+    op="selective_scan",
+    state="constant",
+    state_size=_mamba_size,
+    rows=("S015", "S165"),
+  ),
+  Entry(
     name="mamba2",
     cls=Mamba2,
     paper=Paper(
@@ -62,7 +109,7 @@ MIXERS = (
     op="scalar_decay",
     state="constant",
     state_size=_mamba2_size,
-    rows=("S357",),
+    rows=("S165", "S357"),
   ),
   Entry(
     name="mamba3",
@@ -79,5 +126,15 @@ MIXERS = (
     op="trapezoidal_decay",
     state="constant",
     state_size=_mamba3_size,
+  ),
+  Entry(
+    name="hydra",
+    cls=Hydra,
+    paper=HYDRA,
+    op="quasiseparable",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+    rows=("S219",),
   ),
 )

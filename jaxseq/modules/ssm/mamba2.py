@@ -14,20 +14,16 @@ dt u the values. With `negative_eigenvalues` the decay a_t = exp(g_t) in (0, 1] 
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
-from jaxseq.layers import time_scales
 from jaxseq.modules.mixer import Mixer
+from jaxseq.modules.ssm import mamba_init
 
 __all__ = ["CONV_SIZE", "Mamba2", "Mamba2State"]
 
 CONV_SIZE = 4  # Taps W of the short convolutions.
-
-# That of PyTorch's linear layers, which the authors keep.
-INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Mamba2State(NamedTuple):
@@ -48,6 +44,8 @@ class Mamba2(Mixer):
     num_groups: Groups G of heads that share B and C, each with a norm of its own.
     negative_eigenvalues: Whether decays range over (-1, 1] instead of (0, 1].
     norm_epsilon: Of the gated norm.
+    initialization: "default"; "mimetic", a start as causal linear attention; or
+      "mimetic_conv", whose convolutions start as the identity too. See `mamba_init`.
   """
 
   num_heads: int | None = None
@@ -56,9 +54,11 @@ class Mamba2(Mixer):
   num_groups: int = 1
   negative_eigenvalues: bool = False
   norm_epsilon: float = 1e-5
+  initialization: str = "default"
 
   def __post_init__(self):
     super().__post_init__()
+    mamba_init.check(self, mamba_init.MAMBA2)
     if self.width % self.heads or self.heads % self.num_groups:
       raise ValueError(
         f"{type(self).__name__} needs num_heads that divide expand x features = "
@@ -84,26 +84,27 @@ class Mamba2(Mixer):
     u = ops.segments.clear_padding(x, segment_ids)
     H, P, G, N = self.heads, self.head_size, self.num_groups, self.state_size
     before = Mamba2State(None, None, None) if state is None else state
+    init = mamba_init.MAMBA2[self.initialization]
 
-    def mixed(name, axis, width, inputs):
+    def mixed(name, axis, width, inputs, kernel_init=mamba_init.LINEAR):
       """Projected and mixed with the tokens just before."""
       return ops.short_conv(
-        self._project(u, width, name, ("embed", axis)),
-        self._param(f"{name}_conv", INIT, (CONV_SIZE, width), (None, axis)),
-        self._param(f"{name}_conv_bias", _bias_init, (width,), (axis,)),
+        self._project(u, width, name, ("embed", axis), kernel_init),
+        self._param(f"{name}_conv", init.conv, (CONV_SIZE, width), (None, axis)),
+        self._param(f"{name}_conv_bias", init.conv_bias, (width,), (axis,)),
         activation="silu",
         initial_state=inputs,
         segment_ids=segment_ids,
       )
 
     v, x_after = mixed("x", "heads", H * P, before.x)
-    BC, BC_after = mixed("BC", None, 2 * G * N, before.BC)
+    BC, BC_after = mixed("BC", None, 2 * G * N, before.BC, init.BC)
     v = v.reshape(batch, T, H, P)
     k, q = jnp.split(BC.reshape(batch, T, 2 * G, N), 2, axis=2)
-    dt_bias = self._param("dt_bias", time_scales.step_init, (H,))
-    dt = self._project(u, H, "dt").astype(jnp.float32)
+    dt_bias = self._param("dt_bias", init.dt_bias, (H,))
+    dt = self._project(u, H, "dt", kernel_init=init.dt).astype(jnp.float32)
     dt = nn.softplus(dt + dt_bias)
-    log_decay = -dt * jnp.exp(self._param("A_log", time_scales.rate_init, (H,)))
+    log_decay = -dt * jnp.exp(self._param("A_log", init.A_log, (H,)))
     self.show(log_decay=log_decay)
     values = (dt[..., None] * v).astype(v.dtype)
     o, memory = self._recur(u, q, k, values, log_decay, before.memory, segment_ids)
@@ -139,11 +140,13 @@ class Mamba2(Mixer):
     scale = self._param("norm_scale", nn.initializers.ones, (self.width,))
     return (y * scale).astype(x.dtype)
 
-  def _project(self, x, width, name, axes=("embed", "heads")):
+  def _project(
+    self, x, width, name, axes=("embed", "heads"), kernel_init=mamba_init.LINEAR
+  ):
     return layers.projection(
       width,
       axes,
-      kernel_init=INIT,
+      kernel_init=kernel_init,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name=name,
@@ -159,8 +162,3 @@ class Mamba2(Mixer):
     shared = 2 * self.num_groups * self.state_size
     memory = jnp.zeros((batch_size, self.heads, self.state_size, self.head_size))
     return Mamba2State(memory, inputs(self.width), inputs(shared))
-
-
-def _bias_init(key, shape, dtype):
-  """That of PyTorch's convolutions: uniform within W^-1/2."""
-  return jax.random.uniform(key, shape, dtype, -(CONV_SIZE**-0.5), CONV_SIZE**-0.5)

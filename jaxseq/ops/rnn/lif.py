@@ -6,8 +6,8 @@
     v_t = u_t - threshold s_t                 reset "soft"
 
 A step has no useful derivative. Backward it counts as arctan(pi alpha x / 2) / pi + 1/2
-(Fang et al. 2020, arXiv:2007.05785; of surrogates: Neftci et al. 2019,
-arXiv:1901.09948), so
+(Fang et al. 2020, arXiv:2007.05785; surrogates: Neftci et al. 2019, arXiv:1901.09948),
+so that
 
     ds/du = alpha / 2 / (1 + (pi alpha (u - threshold) / 2)^2)
 """

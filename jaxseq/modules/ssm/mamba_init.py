@@ -1,0 +1,105 @@
+"""How Mamba and Mamba-2 begin: as their authors have it, or mimicking attention.
+
+Mimetic initialisation (Trockman et al. 2024, arXiv:2410.11135) begins a layer as causal
+linear attention, of which recall is easily learned: nothing fades (A near 0), all steps
+are one (W_dt = 0, dt_bias = softplus^-1(1)), and tokens find those like themselves
+(W_C = W_B, so that W_C^T W_B is near a multiple of the identity). Optionally the short
+convolution begins as the identity. How near A is to 0, and that W_B keeps its usual
+scale, is ours.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxseq.layers import time_scales
+
+__all__ = ["LINEAR", "MAMBA", "MAMBA2", "Init", "check"]
+
+# That of PyTorch's linear layers and convolutions, which the authors keep.
+LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+NEARLY_ZERO = -8.0  # A_log: half of a state is left after 2066 tokens.
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+  """Initialisers by what they begin.
+
+  Attributes:
+    A_log: Logarithms of the rates at which the states fade.
+    dt: Last projection to the steps.
+    dt_bias: Bias of the steps, before the softplus.
+    BC: Projection to B and C, one after the other.
+    conv: Taps [W, D] of the short convolution.
+    conv_bias: Its bias.
+  """
+
+  A_log: nn.initializers.Initializer
+  dt: nn.initializers.Initializer
+  dt_bias: nn.initializers.Initializer
+  BC: nn.initializers.Initializer
+  conv: nn.initializers.Initializer
+  conv_bias: nn.initializers.Initializer
+
+
+def check(mixer, inits):
+  """Raises ValueError if a mixer's `initialization` has no entry."""
+  if mixer.initialization not in inits:
+    raise ValueError(
+      f"{type(mixer).__name__} needs initialization in {tuple(inits)}; "
+      f"got {mixer.initialization!r}"
+    )
+
+
+def _conv_bias(key, shape, dtype=jnp.float32):
+  """That of PyTorch's convolutions of four taps: uniform within 4^-1/2."""
+  return jax.random.uniform(key, shape, dtype, -0.5, 0.5)
+
+
+def _rates(key, shape, dtype=jnp.float32):
+  """1 to N in each channel (S4D-real, Gu et al. 2022, arXiv:2206.11893)."""
+  del key
+  return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1, dtype=dtype)), shape)
+
+
+def _steps(key, shape, dtype=jnp.float32):
+  """Uniform within R^-1/2, which keeps the variance of R inputs."""
+  bound = shape[0] ** -0.5
+  return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _equal_halves(key, shape, dtype=jnp.float32):
+  """W_C = W_B."""
+  W = LINEAR(key, (shape[0], shape[1] // 2), dtype)
+  return jnp.concatenate([W, W], axis=1)
+
+
+def _identity(key, shape, dtype=jnp.float32):
+  """The last tap is the current token's."""
+  del key
+  return jnp.zeros(shape, dtype).at[-1].set(1)
+
+
+def _with_mimetic(default: Init) -> dict[str, Init]:
+  constant, zeros = nn.initializers.constant, nn.initializers.zeros
+  mimetic = dataclasses.replace(
+    default,
+    A_log=constant(NEARLY_ZERO),
+    dt=zeros,
+    dt_bias=constant(math.log(math.expm1(1.0))),
+    BC=_equal_halves,
+  )
+  with_conv = dataclasses.replace(mimetic, conv=_identity, conv_bias=zeros)
+  return {"default": default, "mimetic": mimetic, "mimetic_conv": with_conv}
+
+
+MAMBA = _with_mimetic(
+  Init(_rates, _steps, time_scales.step_init, LINEAR, LINEAR, _conv_bias)
+)
+MAMBA2 = _with_mimetic(
+  Init(time_scales.rate_init, LINEAR, time_scales.step_init, LINEAR, LINEAR, _conv_bias)
+)

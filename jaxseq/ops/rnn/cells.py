@@ -1,0 +1,104 @@
+"""A cell over time: what the recurrences share whose gates see their state.
+
+    state_t, h_t = cell(state_{t-1}, W x_t + b)          every array of a state [H, K]
+
+W x_t + b needs no recurrence and is computed for all tokens outside. R, which takes
+h_{t-1} to the gates, is block-diagonal, a block a head (FlashRNN, Poeppel et al. 2024,
+arXiv:2412.07752, sec. 3); one head is the classical network.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxseq.ops import checks, chunks, dispatch, segments
+
+__all__ = ["UNROLL", "over_time", "prepare", "recurrence"]
+
+UNROLL = {"cpu": 1, "gpu": 8, "tpu": 8}  # Tokens of one turn of the loop.
+
+
+def prepare(
+  op: str,
+  gates: Float[Array, "B T H G K"],
+  recurrent_weights: Float[Array, "H G K K"],
+  num_gates: int,
+  segment_ids: Int[Array, "B T"] | None,
+  **states: Float[Array, "B H K"] | None,
+) -> list[Float[Array, "B H K"]]:
+  """Checks shapes.
+
+  Args:
+    op: Name for messages.
+    gates: The part of the gates that the inputs give.
+    recurrent_weights: R.
+    num_gates: G.
+    segment_ids: Or None.
+    **states: By name, the arrays of the initial state; None is zeros.
+
+  Returns:
+    The arrays of the initial state, at least float32.
+  """
+  if gates.ndim != 5 or gates.shape[3] != num_gates:
+    raise ValueError(
+      f"{op} needs gates [B, T, H, {num_gates}, K]; got shape {gates.shape}"
+    )
+  sizes = checks.check_shapes(
+    op,
+    gates=(gates[..., 0, :], "B T H K"),
+    segment_ids=(segment_ids, "B T"),
+    **{name: (array, "B H K") for name, array in states.items()},
+  )
+  B, H, K = sizes["B"], sizes["H"], sizes["K"]
+  if recurrent_weights.shape != (H, num_gates, K, K):
+    raise ValueError(
+      f"{op} needs recurrent_weights [H, {num_gates}, K, K] = "
+      f"{(H, num_gates, K, K)}; got shape {recurrent_weights.shape}"
+    )
+  kind = jnp.promote_types(gates.dtype, jnp.float32)
+  zeros = jnp.zeros((B, H, K), kind)
+  return [zeros if s is None else s.astype(kind) for s in states.values()]
+
+
+def recurrence(
+  h: Float[Array, "B H K"], weights: Float[Array, "H G K K"]
+) -> Float[Array, "B H G K"]:
+  """R h. The dtype of R is that of the product."""
+  return chunks.product("bhk,hgjk->bhgj", h, weights, like=weights)
+
+
+def over_time(cell, gates, state, segment_ids):
+  """Runs a cell over the tokens.
+
+  Args:
+    cell: Takes a state and the gates [B, H, G, K] of one token to the next state and h
+      [B, H, K].
+    gates: The part of the gates that the inputs give, [B, T, H, G, K].
+    state: A pytree of arrays [B, H, K]. The empty one is zeros.
+    segment_ids: Packed documents, or None.
+
+  Returns:
+    h of all tokens in the dtype of `gates`, zero at padding, and the last state.
+  """
+
+  def step(state, gates):
+    state, h = cell(state, gates)
+    return state, h.astype(gates.dtype)
+
+  def packed_step(state, token):
+    gates, valid, start = token
+    valid, start = valid[:, None, None], start[:, None, None]
+    state_before = jax.tree.map(lambda s: jnp.where(start, 0, s), state)
+    new, h = step(state_before, gates)
+    keep = lambda new, old: jnp.where(valid, new, old)
+    return jax.tree.map(keep, new, state), jnp.where(valid, h, 0)
+
+  unroll = UNROLL[dispatch.platform()]
+  if segment_ids is None:
+    state, h = jax.lax.scan(step, state, gates.swapaxes(0, 1), unroll=unroll)
+  else:
+    valid, starts, _ = segments.parse(segment_ids)
+    gates = segments.clear_padding(gates, segment_ids)
+    tokens = jax.tree.map(lambda x: x.swapaxes(0, 1), (gates, valid, starts))
+    state, h = jax.lax.scan(packed_step, state, tokens, unroll=unroll)
+  return h.swapaxes(0, 1), state
