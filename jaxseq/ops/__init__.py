@@ -60,6 +60,7 @@ from jaxseq.ops.rnn.wkv import WKVState, wkv
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
+from jaxseq.ops.ssm.dense_recurrence import dense_recurrence
 from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
 from jaxseq.ops.ssm.selective_scan import selective_scan
@@ -84,6 +85,7 @@ __all__ = [
   "delta_product",
   "delta_rule",
   "dense_matrix",
+  "dense_recurrence",
   "diagonal_decay",
   "diagonal_delta_rule",
   "diagonal_recurrence",
