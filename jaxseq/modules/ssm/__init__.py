@@ -2,6 +2,8 @@
 
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.lmu import LMU
+from jaxseq.modules.ssm.lmuformer import LMUFormer, SpikingLMUFormer
 from jaxseq.modules.ssm.longhorn import Longhorn
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
 from jaxseq.modules.ssm.mamba import Mamba
@@ -12,8 +14,10 @@ from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
 __all__ = [
+  "LMU",
   "MIXERS",
   "Hydra",
+  "LMUFormer",
   "Longhorn",
   "Mamba",
   "Mamba2",
@@ -21,6 +25,7 @@ __all__ = [
   "MIMOMamba3",
   "RGLRU",
   "S5",
+  "SpikingLMUFormer",
 ]
 
 
@@ -47,6 +52,11 @@ HYDRA = Paper(
 )
 MAMBA3 = Paper(
   "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
+)
+LMUFORMER = Paper(
+  "LMUFormer: Low Complexity Yet Powerful Spiking Model With Legendre Memory Units",
+  2024,
+  "2402.04882",
 )
 
 MIXERS = (
@@ -136,5 +146,36 @@ MIXERS = (
     state_size=lambda m: 0,
     causal=False,
     rows=("S219",),
+  ),
+  Entry(
+    name="lmu",
+    cls=LMU,
+    paper=Paper(
+      "Parallelizing Legendre Memory Unit Training",
+      2021,
+      "2102.11417",
+    ),
+    op="dense_recurrence",
+    state="constant",
+    state_size=lambda m: m.num_channels * m.memory_size,
+    rows=("S007",),
+  ),
+  Entry(
+    name="lmuformer",
+    cls=LMUFormer,
+    paper=LMUFORMER,
+    op="dense_recurrence",
+    state="constant",
+    state_size=lambda m: m.features,
+    rows=("S007",),
+  ),
+  Entry(
+    name="spiking_lmuformer",
+    cls=SpikingLMUFormer,
+    paper=LMUFORMER,
+    op="dense_recurrence",
+    state="constant",
+    state_size=lambda m: 2 * m.features + sum(m.widths.values()),
+    rows=("S007",),
   ),
 )
