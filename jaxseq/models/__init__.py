@@ -1,6 +1,7 @@
 """Whole models over any mixer."""
 
 from jaxseq.models.backbone import Backbone, BackboneConfig
+from jaxseq.models.hiss import HiSS, HiSSState
 from jaxseq.models.language_model import LanguageModel
 from jaxseq.models.pooled import Classifier, Regressor
 from jaxseq.models.seq2seq import EncoderDecoder
@@ -11,6 +12,8 @@ __all__ = [
   "BackboneConfig",
   "Classifier",
   "EncoderDecoder",
+  "HiSS",
+  "HiSSState",
   "LanguageModel",
   "Regressor",
   "xlstm_config",

@@ -206,8 +206,7 @@ class Backbone(nn.Module):
   @nn.nowrap
   def initial_state(self, batch_size: int) -> State:
     """The empty states of all layers."""
-    states = tuple(
-      self.config.mixer(name).initial_state(batch_size) for name in self.config.pattern
-    )
+    mixers = (self.config.mixer(name, parent=None) for name in self.config.pattern)
+    states = tuple(m.initial_state(batch_size) for m in mixers)
     repeat = lambda s: jnp.broadcast_to(s, (self.config.repeats, *s.shape))
     return jax.tree.map(repeat, states)
