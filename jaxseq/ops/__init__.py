@@ -53,6 +53,7 @@ from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_de
 from jaxseq.ops.rnn.elman import elman
 from jaxseq.ops.rnn.gru import gru
 from jaxseq.ops.rnn.lif import lif, spike
+from jaxseq.ops.rnn.lmu import LMUState, LMUWeights, lmu
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.rnn.slstm import SLSTMState, slstm
 from jaxseq.ops.rnn.sru import sru
@@ -69,6 +70,8 @@ __all__ = [
   "AdditiveDecayState",
   "FenwickState",
   "GatedConvState",
+  "LMUState",
+  "LMUWeights",
   "LSTMState",
   "LinearAttentionState",
   "MLSTMState",
@@ -100,6 +103,7 @@ __all__ = [
   "kv_cache",
   "lif",
   "linear_attention",
+  "lmu",
   "log_linear",
   "log_linear_delta",
   "lstm",

@@ -5,7 +5,7 @@
     u(t - s) is about sum_n P_n(2 s / window - 1) m_n(t),      0 <= s <= window
 
 P_n are Legendre's polynomials ("Legendre Memory Units: Continuous-Time Representation
-in Recurrent Neural Networks", NeurIPS 2019, eq. 1 to 6). HiPPO-LegT is the same system
+in Recurrent Neural Networks", NeurIPS 2019, eq. 1 to 3). HiPPO-LegT is the same system
 with other units for the states.
 """
 
