@@ -113,6 +113,7 @@ class SpikingLMUFormer(Mixer):
         initial_state=state.membranes[name],
         segment_ids=segment_ids,
       )
+      self.show(**{f"{name}_spikes": spikes})
       return spikes
 
     s = fire("input", _norm(self, "input", z), threshold=0.5)
