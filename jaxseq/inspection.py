@@ -60,7 +60,7 @@ def memory_length(mixer: Mixer, params, x: Float[Array, "T D"]) -> Float[Array, 
     ValueError: If the mixer shows none.
   """
   _, sown = mixer.apply(params, x[None], mutable=["gates"])
-  if "gates" not in sown:
+  if "log_decay" not in sown.get("gates", {}):
     raise ValueError(f"{type(mixer).__name__} has no decays to read a length from")
   gates = flax.traverse_util.flatten_dict(sown["gates"])
   log_decay = next(v for path, v in gates.items() if path[-1] == "log_decay")

@@ -4,11 +4,13 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.conv.dense_conv import dense_conv
-from jaxseq.ops.conv.depthwise_conv import depthwise_conv
+from jaxseq.ops.rnn.lmu import LMUState, LMUWeights, lmu
+from jaxseq.ops.ssm.dense_recurrence import dense_recurrence
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
+from jaxseq.ops.conv.dense_conv import dense_conv
+from jaxseq.ops.conv.depthwise_conv import depthwise_conv
 from jaxseq.ops.conv.fft_conv import fft_conv
 from jaxseq.ops.conv.fourier import fourier
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
@@ -76,6 +78,8 @@ __all__ = [
   "AdditiveDecayState",
   "FenwickState",
   "GatedConvState",
+  "LMUState",
+  "LMUWeights",
   "LSTMState",
   "LinearAttentionState",
   "MLSTMState",
@@ -93,6 +97,7 @@ __all__ = [
   "delta_rule",
   "dense_conv",
   "dense_matrix",
+  "dense_recurrence",
   "depthwise_conv",
   "diagonal_decay",
   "diagonal_delta_rule",
@@ -110,6 +115,7 @@ __all__ = [
   "lif",
   "linear_attention",
   "linear_system",
+  "lmu",
   "log_linear",
   "log_linear_delta",
   "lstm",

@@ -1,14 +1,7 @@
 """State-space models and gated diagonal recurrences."""
 
-from jaxseq.modules.ssm.matrix_mixers import (
-  CauchyMixer,
-  DenseMixer,
-  LowRankMixer,
-  QuasiseparableMixer,
-  SemiseparableMixer,
-  ToeplitzMixer,
-  VandermondeMixer,
-)
+from jaxseq.modules.ssm.lmu import LMU
+from jaxseq.modules.ssm.lmuformer import LMUFormer, SpikingLMUFormer
 
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.caduceus import BiMamba, MambaDNA
@@ -19,6 +12,15 @@ from jaxseq.modules.ssm.mamba import Mamba
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
 from jaxseq.modules.ssm.mamba2 import Mamba2
 from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
+from jaxseq.modules.ssm.matrix_mixers import (
+  CauchyMixer,
+  DenseMixer,
+  LowRankMixer,
+  QuasiseparableMixer,
+  SemiseparableMixer,
+  ToeplitzMixer,
+  VandermondeMixer,
+)
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
@@ -27,6 +29,8 @@ __all__ = [
   "CauchyMixer",
   "DenseMixer",
   "Hydra",
+  "LMU",
+  "LMUFormer",
   "Longhorn",
   "LowRankMixer",
   "MIMOMamba3",
@@ -39,6 +43,7 @@ __all__ = [
   "RGLRU",
   "S5",
   "SemiseparableMixer",
+  "SpikingLMUFormer",
   "ToeplitzMixer",
   "VandermondeMixer",
 ]
@@ -76,6 +81,13 @@ HYDRA = Paper(
 
 MAMBA3 = Paper(
   "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
+)
+
+
+LMUFORMER = Paper(
+  "LMUFormer: Low Complexity Yet Powerful Spiking Model With Legendre Memory Units",
+  2024,
+  "2402.04882",
 )
 
 
@@ -205,5 +217,36 @@ MIXERS = (
       ("semiseparable_mixer", SemiseparableMixer, "scalar_decay"),
       ("quasiseparable_mixer", QuasiseparableMixer, "quasiseparable"),
     )
+  ),
+  Entry(
+    name="lmu",
+    cls=LMU,
+    paper=Paper(
+      "Parallelizing Legendre Memory Unit Training",
+      2021,
+      "2102.11417",
+    ),
+    op="dense_recurrence",
+    state="constant",
+    state_size=lambda m: m.num_channels * m.memory_size,
+    rows=("S007",),
+  ),
+  Entry(
+    name="lmuformer",
+    cls=LMUFormer,
+    paper=LMUFORMER,
+    op="dense_recurrence",
+    state="constant",
+    state_size=lambda m: m.features,
+    rows=("S007",),
+  ),
+  Entry(
+    name="spiking_lmuformer",
+    cls=SpikingLMUFormer,
+    paper=LMUFORMER,
+    op="dense_recurrence",
+    state="constant",
+    state_size=lambda m: 2 * m.features + sum(m.widths.values()),
+    rows=("S007",),
   ),
 )
