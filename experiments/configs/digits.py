@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.sequence_length = 64  # Tokens: the pixels of an image.
   c.data = dict(name="digits", permuted=False)
   c.model = dict(features=64, num_layers=2, num_heads=4, mlp="swiglu", remat="none")
+  c.model.max_length = 64  # For the mixers whose filters or caches have a length.
   c.model.dtype = "float32"
   c.mixer_options = dict()
   c.optimizer = dict(name="adamw", learning_rate=2e-3, schedule="cosine")

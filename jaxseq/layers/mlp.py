@@ -1,5 +1,7 @@
 """The token-wise half of a block."""
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -7,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxseq.layers.projection import projection
 
-__all__ = ["SwiGLU"]
+__all__ = ["GEGLU", "SwiGLU"]
 
 
 class SwiGLU(nn.Module):
@@ -20,6 +22,8 @@ class SwiGLU(nn.Module):
     param_dtype: Of the parameters.
   """
 
+  activation = staticmethod(nn.swish)
+
   features: int
   inner_features: int
   dtype: DTypeLike = jnp.bfloat16
@@ -31,4 +35,10 @@ class SwiGLU(nn.Module):
     gate = projection(self.inner_features, ("embed", "mlp"), name="gate", **types)(x)
     up = projection(self.inner_features, ("embed", "mlp"), name="up", **types)(x)
     down = projection(self.features, ("mlp", "embed"), name="down", **types)
-    return down(nn.swish(gate) * up)
+    return down(self.activation(gate) * up)
+
+
+class GEGLU(SwiGLU):
+  """y = (gelu(x W) * x V) W_2; the attributes are those of `SwiGLU`."""
+
+  activation = staticmethod(functools.partial(nn.gelu, approximate=False))

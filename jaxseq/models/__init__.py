@@ -4,6 +4,7 @@ from jaxseq.models.backbone import Backbone, BackboneConfig
 from jaxseq.models.language_model import LanguageModel
 from jaxseq.models.pooled import Classifier, Regressor
 from jaxseq.models.seq2seq import EncoderDecoder
+from jaxseq.models.xlstm import xlstm_config
 
 __all__ = [
   "Backbone",
@@ -12,4 +13,5 @@ __all__ = [
   "EncoderDecoder",
   "LanguageModel",
   "Regressor",
+  "xlstm_config",
 ]

@@ -24,7 +24,7 @@ from jaxseq.typing import State
 
 __all__ = ["MLPS", "REMAT", "Backbone", "BackboneConfig"]
 
-MLPS = ("swiglu", "none")
+MLPS = {"swiglu": layers.SwiGLU, "geglu": layers.GEGLU, "none": None}
 
 # What the forward pass keeps for the backward pass, of each repeat of the pattern.
 REMAT = {
@@ -45,7 +45,7 @@ class BackboneConfig:
     num_heads: For the mixers that have heads. None leaves each its own default.
     max_length: For the mixers whose cache grows: tokens that it holds.
     mixer_options: By name of a mixer, its further attributes.
-    mlp: One of `MLPS`.
+    mlp: A key of `MLPS`, or one for each mixer of the pattern.
     mlp_features: Inner width F. None is 8/3 D rounded up to a multiple of 32, which
       gives the three matrices the size of a plain MLP's two of 4 D.
     remat: A key of `REMAT`.
@@ -64,7 +64,7 @@ class BackboneConfig:
   mixer_options: Mapping[str, Mapping[str, Any]] = dataclasses.field(
     default_factory=dict
   )
-  mlp: str = "swiglu"
+  mlp: str | tuple[str, ...] = "swiglu"
   mlp_features: int | None = None
   remat: str = "none"
   dtype: DTypeLike = jnp.bfloat16
@@ -81,8 +81,16 @@ class BackboneConfig:
         f"num_layers must be a multiple of the {len(self.pattern)} layers of the "
         f"pattern {','.join(self.pattern)}; got {self.num_layers}"
       )
-    if self.mlp not in MLPS:
-      raise ValueError(f"mlp must be one of {MLPS}; got {self.mlp!r}")
+    if not isinstance(self.mlp, str):
+      object.__setattr__(self, "mlp", tuple(self.mlp))
+      if len(self.mlp) != len(self.pattern):
+        raise ValueError(
+          f"mlp must be one, or one for each of {','.join(self.pattern)}; "
+          f"got {self.mlp!r}"
+        )
+    for mlp in self.mlps:
+      if mlp not in MLPS:
+        raise ValueError(f"mlp must be one of {tuple(MLPS)}; got {mlp!r}")
     if self.remat not in REMAT:
       raise ValueError(f"remat must be one of {tuple(REMAT)}; got {self.remat!r}")
     # Frozen, so that a config can be hashed, and a model be a static argument of `jit`.
@@ -100,6 +108,17 @@ class BackboneConfig:
   @property
   def inner_features(self) -> int:
     return self.mlp_features or -(-8 * self.features // 3 // 32) * 32
+
+  @property
+  def mlps(self) -> tuple[str, ...]:
+    """One for each mixer of the pattern."""
+    return (self.mlp,) * len(self.pattern) if isinstance(self.mlp, str) else self.mlp
+
+  def mlp_after(self, place: int, **attributes) -> nn.Module | None:
+    """The MLP after the mixer at that place of the pattern, if there is one."""
+    cls = MLPS[self.mlps[place]]
+    types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    return cls and cls(self.features, self.inner_features, **types, **attributes)
 
   def mixer(self, kind: str, **attributes) -> Mixer:
     """The mixer of that name in the registry, as this stack wants it."""
@@ -132,7 +151,6 @@ class _Period(nn.Module):
   @nn.compact
   def __call__(self, x, states, segment_ids):
     config = self.config
-    types = dict(dtype=config.dtype, param_dtype=config.param_dtype)
     new_states = []
     for i, name in enumerate(config.pattern):
       mixer = config.mixer(name, name=f"mixer_{i}")
@@ -141,11 +159,9 @@ class _Period(nn.Module):
       y, state = mixer(y.astype(config.dtype), state, segment_ids=segment_ids)
       x = x + y.astype(x.dtype)
       new_states.append(state)
-      if config.mlp == "swiglu":
+      mlp = config.mlp_after(i, name=f"mlp_{i}")
+      if mlp is not None:
         y = layers.RMSNorm(param_dtype=config.param_dtype, name=f"mlp_norm_{i}")(x)
-        mlp = layers.SwiGLU(
-          config.features, config.inner_features, name=f"mlp_{i}", **types
-        )
         x = x + mlp(y.astype(config.dtype)).astype(x.dtype)
       x = nn.with_logical_constraint(x, ("batch", "time", None))
     return x, tuple(new_states)

@@ -93,10 +93,8 @@ class _Period(nn.Module):
       cross = CrossLinearAttention(config.features, name=f"cross_{i}", **types)
       sums = ops.LinearAttentionState(memory.S[i], memory.z[i])
       x = x + cross(norm(x, f"cross_norm_{i}"), sums).astype(x.dtype)
-      if config.mlp == "swiglu":
-        mlp = layers.SwiGLU(
-          config.features, config.inner_features, name=f"mlp_{i}", **types
-        )
+      mlp = config.mlp_after(i, name=f"mlp_{i}")
+      if mlp is not None:
         x = x + mlp(norm(x, f"mlp_norm_{i}")).astype(x.dtype)
       x = nn.with_logical_constraint(x, ("batch", "time", None))
     return x, tuple(new_states)

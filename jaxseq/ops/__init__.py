@@ -4,11 +4,10 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
-
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.fft_conv import fft_conv
+from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
@@ -53,18 +52,22 @@ from jaxseq.ops.linear.toeplitz_attention import toeplitz_attention
 from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_decay
 from jaxseq.ops.rnn.elman import elman
 from jaxseq.ops.rnn.gru import gru
+from jaxseq.ops.rnn.lif import lif, spike
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.rnn.slstm import SLSTMState, slstm
 from jaxseq.ops.rnn.sru import sru
+from jaxseq.ops.rnn.wkv import WKVState, wkv
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
+from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
 from jaxseq.ops.ssm.selective_scan import selective_scan
 
 __all__ = [
   "AdditiveDecayState",
   "FenwickState",
+  "GatedConvState",
   "LSTMState",
   "LinearAttentionState",
   "MLSTMState",
@@ -72,6 +75,7 @@ __all__ = [
   "SLSTMState",
   "SlotState",
   "TrapezoidalState",
+  "WKVState",
   "additive_decay",
   "bidirectional",
   "cauchy_matrix",
@@ -87,10 +91,12 @@ __all__ = [
   "dplr",
   "elman",
   "fft_conv",
+  "gated_conv",
   "gated_delta_rule",
   "gru",
   "iplr",
   "kv_cache",
+  "lif",
   "linear_attention",
   "log_linear",
   "log_linear_delta",
@@ -117,6 +123,7 @@ __all__ = [
   "slstm",
   "softmax_attention",
   "softmax_writes",
+  "spike",
   "splr",
   "sru",
   "time_mix",
@@ -125,4 +132,5 @@ __all__ = [
   "token_shift",
   "trapezoidal_decay",
   "vandermonde_matrix",
+  "wkv",
 ]

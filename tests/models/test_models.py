@@ -124,6 +124,8 @@ def test_the_losses_of_pooled_models_leave_out_weightless_rows():
     (dict(pattern=("gated_deltanet",)), "did you mean gated_delta_net"),
     (dict(num_layers=3), "multiple of the 2 layers"),
     (dict(mlp="gelu"), "mlp must be one of"),
+    (dict(mlp=("none", "gelu")), "mlp must be one of .* got 'gelu'"),
+    (dict(mlp=("none",)), "one for each of .* got .'none'"),
     (dict(remat="all"), "remat must be one of"),
     (
       dict(mixer_options={"attention": {"heads": 3}}),

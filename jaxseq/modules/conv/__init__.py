@@ -3,6 +3,7 @@
 from jaxseq.modules.conv import gated_attention
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
+from jaxseq.modules.conv.tcnca import TCNCA
 from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
   "Hyena",
   "MIXERS",
   "Mega",
+  "TCNCA",
 ]
 
 
@@ -57,5 +59,19 @@ MIXERS = (
     state_size=lambda m: 0,
     causal=False,
     rows=("S222",),
+  ),
+  Entry(
+    name="tcnca",
+    cls=TCNCA,
+    paper=Paper(
+      "TCNCA: Temporal Convolution Network with Chunked Attention for Scalable "
+      "Sequence Processing",
+      2023,
+      "2312.05605",
+    ),
+    op="short_conv",
+    state="window",
+    state_size=lambda m: sum(m.histories) * m.features + _cache_size(m),
+    rows=("S052",),
   ),
 )

@@ -1,18 +1,58 @@
 """Recurrent networks: gates that see their state, or the input alone."""
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.rnn.elman import Elman
+from jaxseq.modules.rnn.gru import GRU
 from jaxseq.modules.rnn.hgrn import HGRN
+from jaxseq.modules.rnn.ind_rnn import IndRNN
 from jaxseq.modules.rnn.lstm import LSTM
 from jaxseq.modules.rnn.min_gru import MinGRU, MinLSTM
 from jaxseq.modules.rnn.qrnn import QRNN
+from jaxseq.modules.rnn.rwkv4 import RWKV4, RWKV4ChannelMix
+from jaxseq.modules.rnn.slstm import CONV_SIZE as SLSTM_CONV_SIZE
+from jaxseq.modules.rnn.slstm import SLSTM
+from jaxseq.modules.rnn.spike_gpt import SpikeGPT, SpikeGPTChannelMix
 from jaxseq.modules.rnn.sru import SRU, LinearSRU
 
-__all__ = ["HGRN", "LSTM", "MIXERS", "QRNN", "SRU", "LinearSRU", "MinGRU", "MinLSTM"]
+__all__ = [
+  "Elman",
+  "GRU",
+  "HGRN",
+  "IndRNN",
+  "LSTM",
+  "LinearSRU",
+  "MIXERS",
+  "MinGRU",
+  "MinLSTM",
+  "QRNN",
+  "RWKV4",
+  "RWKV4ChannelMix",
+  "SLSTM",
+  "SRU",
+  "SpikeGPT",
+  "SpikeGPTChannelMix",
+]
+
 
 MIN_GRU = Paper("Were RNNs All We Needed?", 2024, "2410.01201")
+
+
 SRU_PAPER = Paper(
   "Simple Recurrent Units for Highly Parallelizable Recurrence", 2017, "1709.02755"
 )
+
+
+RWKV4_PAPER = Paper(
+  "RWKV: Reinventing RNNs for the Transformer Era", 2023, "2305.13048"
+)
+
+
+SPIKE_GPT = Paper(
+  "SpikeGPT: Generative Pre-trained Language Model with Spiking Neural Networks",
+  2023,
+  "2302.13939",
+)
+
 
 MIXERS = (
   Entry(
@@ -22,6 +62,7 @@ MIXERS = (
     op="lstm",
     state="constant",
     state_size=lambda m: 2 * m.features,
+    rows=("S053",),
   ),
   Entry(
     name="min_gru",
@@ -76,5 +117,86 @@ MIXERS = (
     state="constant",
     state_size=lambda m: m.features,
     rows=("S250",),
+  ),
+  Entry(
+    name="elman",
+    cls=Elman,
+    paper=Paper("Finding Structure in Time", 1990, None),
+    op="elman",
+    state="constant",
+    state_size=lambda m: m.features,
+    rows=("S053",),
+  ),
+  Entry(
+    name="gru",
+    cls=GRU,
+    paper=Paper(
+      "Learning Phrase Representations using RNN Encoder-Decoder for Statistical "
+      "Machine Translation",
+      2014,
+      "1406.1078",
+    ),
+    op="gru",
+    state="constant",
+    state_size=lambda m: m.features,
+    rows=("S053",),
+  ),
+  Entry(
+    name="slstm",
+    cls=SLSTM,
+    paper=Paper("xLSTM: Extended Long Short-Term Memory", 2024, "2405.04517"),
+    op="slstm",
+    state="constant",
+    state_size=lambda m: (4 + SLSTM_CONV_SIZE - 1) * m.features,
+    rows=("S053",),
+  ),
+  Entry(
+    name="ind_rnn",
+    cls=IndRNN,
+    paper=Paper(
+      "Independently Recurrent Neural Network (IndRNN): Building A Longer and Deeper "
+      "RNN",
+      2018,
+      "1803.04831",
+    ),
+    op="elman",
+    state="constant",
+    state_size=lambda m: m.features,
+  ),
+  Entry(
+    name="rwkv4",
+    cls=RWKV4,
+    paper=RWKV4_PAPER,
+    op="wkv",
+    state="constant",
+    state_size=lambda m: 4 * m.features,
+    rows=("S308",),
+  ),
+  Entry(
+    name="rwkv4_channel_mix",
+    cls=RWKV4ChannelMix,
+    paper=RWKV4_PAPER,
+    op="short_conv",
+    state="window",
+    state_size=lambda m: m.features,
+    rows=("S308",),
+  ),
+  Entry(
+    name="spike_gpt",
+    cls=SpikeGPT,
+    paper=SPIKE_GPT,
+    op="wkv",
+    state="constant",
+    state_size=lambda m: 5 * m.features,
+    rows=("S396",),
+  ),
+  Entry(
+    name="spike_gpt_channel_mix",
+    cls=SpikeGPTChannelMix,
+    paper=SPIKE_GPT,
+    op="short_conv",
+    state="constant",
+    state_size=lambda m: 2 * m.features,
+    rows=("S396",),
   ),
 )

@@ -9,11 +9,11 @@ With forget gates (Gers et al. 2000); with more than one head R is block-diagona
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from jaxseq import layers, ops
+from jaxseq import ops
 from jaxseq.modules.mixer import Mixer
+from jaxseq.modules.rnn import heads
 
 __all__ = ["LSTM"]
 
@@ -29,36 +29,19 @@ class LSTM(Mixer):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.features % self.num_heads:
-      raise ValueError(
-        f"LSTM needs num_heads that divide features = {self.features}; "
-        f"got {self.num_heads}"
-      )
+    heads.check(self)
 
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
-    B, T, _ = x.shape
-    H, K = self.num_heads, self.features // self.num_heads
     x = ops.segments.clear_padding(x, segment_ids)
-    gates = layers.projection(
-      4 * self.features,
-      ("embed", "heads"),
-      use_bias=True,
-      bias_init=_forget_one(H, K),
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      name="gates",
-    )(x)
-    orthogonal = nn.with_logical_partitioning(_orthogonal, (None, None, "heads", None))
-    R = self.param("recurrent", orthogonal, (H, 4, K, K), self.param_dtype)
     h, state = ops.lstm(
-      gates.reshape(B, T, H, 4, K),
-      R,
+      heads.gates(self, x, 4, _forget_one),
+      heads.recurrent_weights(self, 4),
       initial_state=state,
       segment_ids=segment_ids,
       implementation=self.implementation,
     )
-    return h.reshape(B, T, self.features).astype(x.dtype), state
+    return h.reshape(*x.shape[:2], -1).astype(x.dtype), state
 
   @nn.nowrap
   def initial_state(self, batch_size: int) -> ops.LSTMState:
@@ -67,15 +50,5 @@ class LSTM(Mixer):
     return ops.LSTMState(zeros, zeros)
 
 
-def _forget_one(H, K):
-  def init(key, shape, dtype):
-    return jnp.zeros((H, 4, K), dtype).at[:, 1].set(1).reshape(shape)
-
-  return init
-
-
-def _orthogonal(key, shape, dtype):
-  """Each gate's matrix of each head is orthogonal."""
-  H, gates, K, _ = shape
-  one = lambda key: nn.initializers.orthogonal()(key, (K, K), dtype)
-  return jax.vmap(one)(jax.random.split(key, H * gates)).reshape(shape)
+def _forget_one(key, shape, dtype):
+  return jnp.zeros(shape, dtype).at[:, 1].set(1)

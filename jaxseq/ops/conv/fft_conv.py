@@ -84,7 +84,7 @@ def recurrent(x, kernel, state, segment_ids):
 
 def parallel(x, kernel, state, segment_ids):
   """The Toeplitz matrix a diagonal at a time: T L products a channel."""
-  extended, numbers, last = _extend(x, state, segment_ids)
+  extended, numbers, last = extend(x, state, segment_ids)
   return _sum_of_taps(extended, numbers, kernel), last
 
 
@@ -93,7 +93,7 @@ def fft(x, kernel, state, segment_ids):
 
   A transform as long as both wraps around only into the outputs of those before.
   """
-  extended, _, last = _extend(x, state, segment_ids)
+  extended, _, last = extend(x, state, segment_ids)
   size = _power_of_two(extended.shape[1])
   spectrum = jnp.fft.rfft(extended, size, axis=1) * jnp.fft.rfft(kernel, size, axis=0)
   y = jnp.fft.irfft(spectrum, size, axis=1)
@@ -113,7 +113,7 @@ def chunked(x, kernel, state, segment_ids):
   (B, T, D), L = x.shape, len(kernel)
   C = min(_power_of_two(4 * L**0.5), _power_of_two(T))
   before, own = -(-(L - 1) // C), -(-T // C)  # Blocks of the state, and of the inputs.
-  extended, numbers, last = _extend(x, state, segment_ids)
+  extended, numbers, last = extend(x, state, segment_ids)
   cut = lambda a: blocks.split(_pad_left(a, before * C - (L - 1)), C)
   extended = cut(extended)  # [before + own, B, C, D]
   taps = jnp.pad(kernel, ((C, (before + 1) * C - L), (0, 0))).reshape(-1, C, D)
@@ -146,7 +146,7 @@ def chunked(x, kernel, state, segment_ids):
   return blocks.join(y, T), last
 
 
-def _extend(x, state, segment_ids):
+def extend(x, state, segment_ids):
   """The inputs and those before them, in one row.
 
   Returns:

@@ -2,7 +2,9 @@
 
     y_t = act(b + sum_w weight_w x_{t-W+1+w})        w = 0 .. W-1
 
-`weight[W - 1]` multiplies the current token. The state is the last W - 1 inputs.
+`weight[W - 1]` multiplies the current token. The state is the last W - 1 inputs. Taps
+may be `dilation` tokens apart (WaveNet, van den Oord et al. 2016, arXiv:1609.03499):
+then there are that many states, one within the other.
 """
 
 import functools
@@ -27,24 +29,27 @@ def short_conv(
   bias: Float[Array, "D"] | None = None,
   *,
   activation: str | None = None,
-  initial_state: Float[Array, "B W-1 D"] | None = None,
+  dilation: int = 1,
+  initial_state: Float[Array, "B S D"] | None = None,
   segment_ids: Int[Array, "B T"] | None = None,
   implementation: str = "auto",
-) -> tuple[Float[Array, "B T D"], Float[Array, "B W-1 D"]]:
-  """Mixes each channel over its last W tokens.
+) -> tuple[Float[Array, "B T D"], Float[Array, "B S D"]]:
+  """Mixes each channel over its last W tokens, or W tokens that stand further apart.
 
   Args:
     x: Inputs.
     weight: Taps, the current token's last.
     bias: Added before the activation.
     activation: A key of `ACTIVATIONS`.
-    initial_state: The W - 1 inputs before the first token. Zeros if None.
+    dilation: Tokens from one tap to the next.
+    initial_state: The S = (W - 1) x dilation inputs before the first token. Zeros if
+      None.
     segment_ids: Packed documents; see `ops.segments`.
     implementation: A key of `IMPLEMENTATIONS`, or "auto".
 
   Returns:
-    Outputs in the dtype of `x`, summed in float32, and the last W - 1 inputs of the
-    last document in float32, zeros where it is shorter.
+    Outputs in the dtype of `x`, summed in float32, and the last S inputs of the last
+    document in float32, zeros where it is shorter.
 
   Raises:
     ValueError: If shapes do not fit, or the activation or implementation is unknown.
@@ -61,22 +66,25 @@ def short_conv(
     raise ValueError(
       f"short_conv needs activation in {tuple(ACTIVATIONS)}; got {activation!r}"
     )
-  shape = (sizes["B"], sizes["W"] - 1, sizes["D"])
+  if dilation < 1:
+    raise ValueError(f"short_conv needs dilation >= 1; got {dilation}")
+  shape = (sizes["B"], (sizes["W"] - 1) * dilation, sizes["D"])
   if initial_state is not None and initial_state.shape != shape:
+    axes = "[B, W - 1, D]" if dilation == 1 else f"[B, (W - 1) x {dilation}, D]"
     raise ValueError(
-      f"short_conv needs initial_state [B, W - 1, D] = {shape}; "
+      f"short_conv needs initial_state {axes} = {shape}; "
       f"got shape {initial_state.shape}"
     )
-  args = (x, weight, bias, activation, initial_state, segment_ids)
+  args = (x, weight, bias, activation, initial_state, segment_ids, dilation)
   run = dispatch.select(
     "short_conv", IMPLEMENTATIONS, implementation, sizes["T"], *args
   )
   return run(*args)
 
 
-def recurrent(x, weight, bias, activation, state, segment_ids):
-  """The definition: a window of W inputs that moves on at each real token."""
-  state = _float32_state(x, weight, state)
+def recurrent(x, weight, bias, activation, state, segment_ids, dilation=1):
+  """The definition: a window of inputs that moves on at each real token."""
+  state = _float32_state(x, weight, state, dilation)
   kind = state.dtype
   if segment_ids is None:
     segment_ids = jnp.ones(x.shape[:2], jnp.int32)
@@ -87,7 +95,7 @@ def recurrent(x, weight, bias, activation, state, segment_ids):
     valid, start = valid[:, None], start[:, None]
     before = jnp.where(start[..., None], 0, state)
     window = jnp.concatenate([before, x[:, None].astype(kind)], axis=1)
-    y = jnp.sum(window * weight.astype(kind), axis=1)
+    y = jnp.sum(window[:, ::dilation] * weight.astype(kind), axis=1)
     y = ACTIVATIONS[activation](y if bias is None else y + bias.astype(kind))
     return jnp.where(valid[..., None], window[:, 1:], state), jnp.where(valid, y, 0)
 
@@ -97,19 +105,19 @@ def recurrent(x, weight, bias, activation, state, segment_ids):
   return y.swapaxes(0, 1).astype(x.dtype), state
 
 
-def parallel(x, weight, bias, activation, state, segment_ids):
+def parallel(x, weight, bias, activation, state, segment_ids, dilation=1):
   """The sum of W shifted products over the inputs with the state before them."""
-  state = _float32_state(x, weight, state)
+  state = _float32_state(x, weight, state, dilation)
   kind, taps, T = state.dtype, weight.shape[0], x.shape[1]
   if segment_ids is None:
-    extended = jnp.concatenate([state, x.astype(kind)], axis=1)  # [B, W - 1 + T, D]
+    extended = jnp.concatenate([state, x.astype(kind)], axis=1)  # [B, S + T, D]
     last = extended[:, T:]
     window = lambda w: extended[:, w : w + T]
   else:
     extended, numbers, last = place_state(x.astype(kind), state, segment_ids)
-    same = lambda w: numbers[:, w : w + T] == numbers[:, taps - 1 :]
+    same = lambda w: numbers[:, w : w + T] == numbers[:, numbers.shape[1] - T :]
     window = lambda w: jnp.where(same(w)[..., None], extended[:, w : w + T], 0)
-  y = sum(weight[w].astype(kind) * window(w) for w in range(taps))
+  y = sum(weight[w].astype(kind) * window(w * dilation) for w in range(taps))
   y = ACTIVATIONS[activation](y if bias is None else y + bias.astype(kind))
   if segment_ids is not None:
     y = jnp.where(segment_ids[..., None] != 0, y, 0)
@@ -120,9 +128,9 @@ def place_state(x, state, segment_ids):
   """Puts the state right before each row's first real token.
 
   Returns:
-    The inputs with the state among them [B, W - 1 + T, D], zero at padding; the number
-    of the document that each belongs to [B, W - 1 + T], -1 at padding; and the state
-    after the row's last real token.
+    The inputs with the state among them [B, S + T, D], zero at padding; the number of
+    the document that each belongs to [B, S + T], -1 at padding; and the state after the
+    row's last real token.
   """
   history = state.shape[1]
   parsed = segments.parse(segment_ids)
@@ -140,18 +148,20 @@ def place_state(x, state, segment_ids):
   return extended, numbers, jnp.where(of_last[..., None], cut(extended, after), 0)
 
 
-def _float32_state(x, weight, state):
+def _float32_state(x, weight, state, dilation=1):
   """The state in at least float32, zeros if there is none."""
   kind = jnp.promote_types(x.dtype, jnp.float32)
   if state is None:
-    return jnp.zeros((x.shape[0], weight.shape[0] - 1, x.shape[2]), kind)
+    size = (weight.shape[0] - 1) * dilation
+    return jnp.zeros((x.shape[0], size, x.shape[2]), kind)
   return state.astype(kind)
 
 
 def _pallas(backend):
   """The kernel, which begins with an empty state."""
 
-  def run(x, weight, bias, activation, state, segment_ids):
+  def run(x, weight, bias, activation, state, segment_ids, dilation):
+    del dilation  # It is 1.
     B, T, D = x.shape
     taps = weight.shape[0]
     x = segments.clear_padding(x, segment_ids)
@@ -175,9 +185,11 @@ def _pallas(backend):
       return y, last[:, last.shape[1] - (taps - 1) :]
     return y, place_state(x.astype(state.dtype), state, segment_ids)[2]
 
-  def refusal(x, weight, bias, activation, state, segment_ids):
+  def refusal(x, weight, bias, activation, state, segment_ids, dilation):
     if dispatch.platform() != backend:
       return f"it needs a {backend.upper()}, not {dispatch.platform()}"
+    if dilation != 1:
+      return f"it needs a dilation of 1, not {dilation}"
     if weight.shape[0] < 2:
       return "it needs at least 2 taps, not 1"
     if state is not None and segment_ids is not None:

@@ -61,10 +61,10 @@ def prepare(
 
 
 def recurrence(
-  h: Float[Array, "B H K"], weights: Float[Array, "H G K K"], like: Array
+  h: Float[Array, "B H K"], weights: Float[Array, "H G K K"]
 ) -> Float[Array, "B H G K"]:
-  """R h; `like` is as in `chunks.product`."""
-  return chunks.product("bhk,hgjk->bhgj", h, weights, like=like)
+  """R h. The dtype of R is that of the product."""
+  return chunks.product("bhk,hgjk->bhgj", h, weights, like=weights)
 
 
 def over_time(cell, gates, state, segment_ids):

@@ -32,7 +32,8 @@ def elman(
 
   Args:
     gates: W x_t + b.
-    recurrent_weights: R, which takes h (last axis) to h.
+    recurrent_weights: R, which takes h (last axis) to h. The product is in
+      its dtype.
     activation: A key of `ACTIVATIONS`.
     initial_state: h before the first token. Zeros if None.
     segment_ids: Packed documents; see `ops.segments`.
@@ -57,10 +58,10 @@ def elman(
 
 
 def recurrent(gates, weights, activation, h, segment_ids):
-  """The definition. The products with R are in the dtype of the gates."""
+  """The definition."""
 
   def cell(h, gates):
-    a = gates + cells.recurrence(h, weights, like=gates)
+    a = gates + cells.recurrence(h, weights)
     h = ACTIVATIONS[activation](a[:, :, 0])
     return h, h
 

@@ -37,7 +37,8 @@ def gru(
 
   Args:
     gates: W x_t + b, in the order reset, update, candidate.
-    recurrent_weights: R, which takes h (last axis) to the gates.
+    recurrent_weights: R, which takes h (last axis) to the gates. The product is in
+      its dtype.
     recurrent_bias: c, added to the candidate's product with R. None is zero.
     reset: Whether the state is reset "after" or "before" that product.
     initial_state: h before the first token. Zeros if None.
@@ -65,19 +66,19 @@ def gru(
 
 
 def recurrent(gates, weights, bias, reset, h, segment_ids):
-  """The definition. The products with R are in the dtype of the gates."""
+  """The definition."""
 
   def after(h, gates):
     a_r, a_z, a_n = jnp.moveaxis(gates, 2, 0)
-    u_r, u_z, u_n = jnp.moveaxis(cells.recurrence(h, weights, like=gates), 2, 0)
+    u_r, u_z, u_n = jnp.moveaxis(cells.recurrence(h, weights), 2, 0)
     r, z = jax.nn.sigmoid(a_r + u_r), jax.nn.sigmoid(a_z + u_z)
     h = z * h + (1 - z) * jnp.tanh(a_n + r * (u_n + bias))
     return h, h
 
   def before(h, gates):
-    u = cells.recurrence(h, weights[:, :2], like=gates)
+    u = cells.recurrence(h, weights[:, :2])
     r, z = jnp.moveaxis(jax.nn.sigmoid(gates[:, :, :2] + u), 2, 0)
-    u = cells.recurrence(r * h, weights[:, 2:], like=gates)[:, :, 0]
+    u = cells.recurrence(r * h, weights[:, 2:])[:, :, 0]
     h = z * h + (1 - z) * jnp.tanh(gates[:, :, 2] + u + bias)
     return h, h
 

@@ -39,7 +39,8 @@ def lstm(
 
   Args:
     gates: W x_t + b, in the order input, forget, candidate, output.
-    recurrent_weights: R, which takes h (last axis) to the gates.
+    recurrent_weights: R, which takes h (last axis) to the gates. The product is in
+      its dtype.
     initial_state: State before the first token. Zeros if None.
     segment_ids: Packed documents; see `ops.segments`.
     implementation: A key of `IMPLEMENTATIONS`, or "auto". The gates see the state
@@ -59,12 +60,10 @@ def lstm(
 
 
 def recurrent(gates, weights, state, segment_ids):
-  """The definition. The products with R are in the dtype of the gates."""
+  """The definition."""
 
   def cell(state, gates):
-    i, f, g, o = jnp.moveaxis(
-      gates + cells.recurrence(state.h, weights, like=gates), 2, 0
-    )
+    i, f, g, o = jnp.moveaxis(gates + cells.recurrence(state.h, weights), 2, 0)
     c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
     return LSTMState(h, c), h

@@ -47,7 +47,8 @@ def slstm(
 
   Args:
     gates: W x_t + b, in the order input, forget, candidate, output.
-    recurrent_weights: R, which takes h (last axis) to the gates.
+    recurrent_weights: R, which takes h (last axis) to the gates. The product is in
+      its dtype.
     initial_state: State before the first token. Zeros, which is empty, if None.
     segment_ids: Packed documents; see `ops.segments`.
     implementation: A key of `IMPLEMENTATIONS`, or "auto".
@@ -68,12 +69,10 @@ def slstm(
 
 
 def recurrent(gates, weights, state, segment_ids):
-  """The definition. The products with R are in the dtype of the gates."""
+  """The definition."""
 
   def cell(state, gates):
-    i, f, z, o = jnp.moveaxis(
-      gates + cells.recurrence(state.h, weights, like=gates), 2, 0
-    )
+    i, f, z, o = jnp.moveaxis(gates + cells.recurrence(state.h, weights), 2, 0)
     kept = jax.nn.log_sigmoid(f) + state.m
     m = jnp.where(state.n == 0, i, jnp.maximum(kept, i))
     # Where the memory is empty nothing is kept, and i may be far below.

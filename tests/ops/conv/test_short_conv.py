@@ -79,6 +79,19 @@ def test_it_is_the_convolution_of_lfm2():
   )
 
 
+def test_a_dilated_convolution_is_one_with_zeros_between_the_taps():
+  x, weight, bias, _ = case(T=17)
+  apart = jnp.zeros((10, 5)).at[::3].set(weight)
+  state = jax.random.normal(jax.random.key(1), (2, 9, 5))
+  run = jax.jit(ops.short_conv, static_argnames=("dilation", "implementation"))
+  for ids in (None, rows_of_documents(np.random.default_rng(2), 17)):
+    options = dict(initial_state=state, segment_ids=ids)
+    want = run(x, apart, bias, **options)
+    for form in ("parallel", "recurrent"):
+      got = run(x, weight, bias, dilation=3, **options, implementation=form)
+      testing.assert_close(got, want)
+
+
 def test_what_padding_holds_does_not_matter():
   x, weight, bias, state = case()
   ids = rows_of_documents(np.random.default_rng(1), 11)
@@ -94,5 +107,9 @@ def test_wrong_arguments_are_named():
     ops.short_conv(x, weight[:, :3], bias)
   with pytest.raises(ValueError, match=r"initial_state \[B, W - 1, D\] = \(2, 3, 5\)"):
     ops.short_conv(x, weight, initial_state=x[:, :2])
+  with pytest.raises(ValueError, match=r"initial_state \[B, \(W - 1\) x 2, D\]"):
+    ops.short_conv(x, weight, dilation=2, initial_state=x[:, :3])
+  with pytest.raises(ValueError, match="dilation >= 1"):
+    ops.short_conv(x, weight, dilation=0)
   with pytest.raises(ValueError, match="activation"):
     ops.short_conv(x, weight, activation="gelu")
