@@ -1,5 +1,6 @@
 """Mixers of tokens that stand on a grid: images and volumes."""
 
+from jaxseq.modules.grid.conv_s5 import ConvS5
 from jaxseq.modules.grid.essa import ESSA
 from jaxseq.modules.grid.inline import InLine
 from jaxseq.modules.grid.plstm import CONV_SIZE as PLSTM_CONV_SIZE
@@ -19,6 +20,7 @@ __all__ = [
   "PLSTM2DDiffusive",
   "RALA",
   "SLAB",
+  "ConvS5",
   "InLine",
   "ScatterFormer",
   "ViG",
@@ -133,4 +135,17 @@ MIXERS: tuple[Entry, ...] = (
   ),
   _both_ways("plstm_2d", PLSTM2D, PLSTM_PAPER, "plstm_2d", "S010"),
   _both_ways("plstm_2d_diffusive", PLSTM2DDiffusive, PLSTM_PAPER, "plstm_2d", "S010"),
+  Entry(
+    name="conv_s5",
+    cls=ConvS5,
+    paper=Paper(
+      "Convolutional State Space Models for Long-Range Spatiotemporal Modeling",
+      2023,
+      "2310.19694",
+    ),
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.features // m.channels * m.state_size // 2,
+    rows=("S034",),
+  ),
 )
