@@ -3,13 +3,12 @@
     C_right, C_down = T (C_left, C_up) + s k v^T              state [2, K, V]
     o = (m_left C_left + m_up C_up)^T q + d (q . k) v
 
-A state is on each edge from a node to the next one right of it and below it
-(arXiv:2506.11997, sec. 4, eq. 5-6, and sec. 4.3.1). At a node the Source s, the
-Transition T, a 2 x 2 matrix, and the Mark m say what its outgoing edges take from it
-and from its incoming edges, and what it reads of these. Of the first node on, states
-grow with the number of paths, unless the columns of |T| have sums of at most one
-(P-mode), or one of the two entries off the diagonal is zero everywhere and no other is
-over one (D-mode; sec. 4.2).
+A state stands on each edge, from a node to the one right of it and to the one below it
+(arXiv:2506.11997, sec. 4, eq. 5-6, and sec. 4.3.1). A node's Source s and Transition T,
+a 2 x 2 matrix, say what its outgoing edges take from it and from its incoming edges,
+its Mark m what it reads of these. States grow with the number of paths, unless the
+columns of |T| have sums of at most one (P-mode), or one of the two entries off the
+diagonal is zero everywhere and no other is over one (D-mode; sec. 4.2).
 
 Right and down is one of four directions; o is the sum over those that are asked for.
 
