@@ -1,9 +1,8 @@
 """Whole models over any mixer."""
 
-from jaxseq.models.hiss import HiSS, HiSSState
-
 from jaxseq.models.backbone import Backbone, BackboneConfig
 from jaxseq.models.dense_backbone import DenseBackbone
+from jaxseq.models.hiss import HiSS, HiSSState
 from jaxseq.models.language_model import LanguageModel
 from jaxseq.models.pooled import Classifier, Regressor
 from jaxseq.models.recurrent_seq2seq import RecurrentEncoderDecoder

@@ -4,9 +4,6 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
               implementation="auto")
 """
 
-from jaxseq.ops.rnn.lmu import LMUState, LMUWeights, lmu
-from jaxseq.ops.ssm.dense_recurrence import dense_recurrence
-
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.dense_conv import dense_conv
@@ -62,6 +59,7 @@ from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_de
 from jaxseq.ops.rnn.elman import elman
 from jaxseq.ops.rnn.gru import gru
 from jaxseq.ops.rnn.lif import lif, spike
+from jaxseq.ops.rnn.lmu import LMUState, LMUWeights, lmu
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.rnn.slstm import SLSTMState, slstm
 from jaxseq.ops.rnn.sru import sru
@@ -69,6 +67,7 @@ from jaxseq.ops.rnn.wkv import WKVState, wkv
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
+from jaxseq.ops.ssm.dense_recurrence import dense_recurrence
 from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
 from jaxseq.ops.ssm.linear_system import linear_system

@@ -1,12 +1,11 @@
 """Convolutions over many tokens, with and without gates."""
 
-from jaxseq.modules.conv.extractors import HE, ME, SHE, WE
-from jaxseq.modules.conv.gam import GAM
-from jaxseq.modules.conv.hornet import CausalHorNet, widths
-
 from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.extractors import HE, ME, SHE, WE
 from jaxseq.modules.conv.fnet import FNet
+from jaxseq.modules.conv.gam import GAM
 from jaxseq.modules.conv.h3 import H3
+from jaxseq.modules.conv.hornet import CausalHorNet, widths
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
 from jaxseq.modules.conv.laughing_hyena import LaughingHyena, LaughingMultiHyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega

@@ -1,7 +1,6 @@
 """Mixers of tokens that stand on a grid: images and volumes."""
 
 from jaxseq.modules.grid.conv_s5 import ConvS5
-
 from jaxseq.modules.grid.cross_scan_mamba import CrossScanMamba
 from jaxseq.modules.grid.essa import ESSA
 from jaxseq.modules.grid.hornet import HorNet

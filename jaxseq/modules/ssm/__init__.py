@@ -1,11 +1,10 @@
 """State-space models and gated diagonal recurrences."""
 
-from jaxseq.modules.ssm.lmu import LMU
-from jaxseq.modules.ssm.lmuformer import LMUFormer, SpikingLMUFormer
-
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.caduceus import BiMamba, MambaDNA
 from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.lmu import LMU
+from jaxseq.modules.ssm.lmuformer import LMUFormer, SpikingLMUFormer
 from jaxseq.modules.ssm.longhorn import Longhorn
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
 from jaxseq.modules.ssm.mamba import Mamba
