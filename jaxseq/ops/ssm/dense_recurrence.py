@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import blocks, checks, chunks, dispatch, segments
 from jaxseq.ops.dispatch import Form
+from jaxseq.ops.fourier import causal
 
 __all__ = ["IMPLEMENTATIONS", "dense_recurrence"]
 
@@ -91,13 +92,10 @@ def recurrent(u, A, B, state, segment_ids):
 def fft(u, A, B, state, segment_ids):
   """The convolution by spectra, and what is left of the state at each token."""
   T = u.shape[1]
-  taps = _orbit(A, B, T)  # [T, N]
-  transform = functools.partial(jnp.fft.rfft, n=2 * T, axis=0)
-  spectra = transform(jnp.moveaxis(u, 1, 0))[..., None] * transform(taps)[:, None, None]
-  m = jnp.fft.irfft(spectra, n=2 * T, axis=0)[:T]
+  m = causal(u[..., None], _orbit(A, B, T)[:, None])
   if state is not None:
-    m += _orbit(A, _apply(A, state), T)
-  return jnp.moveaxis(m, 0, 1), m[-1]
+    m += jnp.moveaxis(_orbit(A, _apply(A, state), T), 0, 1)
+  return m, m[:, -1]
 
 
 def chunked(u, A, B, state, segment_ids):
