@@ -70,7 +70,7 @@ MAMBA_MIXER = Paper(
 )
 
 
-MIXERS: tuple[Entry, ...] = (
+MIXERS = (
   Entry(
     name="vir",
     cls=ViR,
@@ -177,93 +177,6 @@ MIXERS: tuple[Entry, ...] = (
   _both_ways(
     "mamba_mixer", MambaMixer, MAMBA_MIXER, "selective_scan", "S087", packing=False
   ),
-)
-
-
-MIXERS: tuple[Entry, ...] = (
-  Entry(
-    name="vir",
-    cls=ViR,
-    paper=Paper("ViR: Vision Retention Networks", 2023, "2310.19731"),
-    op="scalar_decay",
-    state="constant",
-    state_size=lambda m: m.features**2 // m.num_heads,
-    rows=("S016",),
-  ),
-  _both_ways(
-    "vig",
-    ViG,
-    Paper(
-      "ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention",
-      2024,
-      "2405.18425",
-    ),
-    "bidirectional",
-    "S365",
-  ),
-  _both_ways(
-    "rala",
-    RALA,
-    Paper("Breaking the Low-Rank Dilemma of Linear Attention", 2024, "2411.07635"),
-    "noncausal_linear_attention",
-    "S327",
-  ),
-  _both_ways(
-    "slab",
-    SLAB,
-    Paper(
-      "SLAB: Efficient Transformers with Simplified Linear Attention and Progressive "
-      "Re-parameterized Batch Normalization",
-      2024,
-      "2405.11582",
-    ),
-    "noncausal_linear_attention",
-    "S341",
-  ),
-  _both_ways(
-    "inline",
-    InLine,
-    Paper(
-      "Bridging the Divide: Reconsidering Softmax and Linear Attention",
-      2024,
-      "2412.06590",
-    ),
-    "noncausal_linear_attention",
-    "S350",
-  ),
-  _both_ways(
-    "scatterformer",
-    ScatterFormer,
-    Paper(
-      "ScatterFormer: Efficient Voxel Transformer with Scattered Linear Attention",
-      2024,
-      "2401.00912",
-    ),
-    "noncausal_linear_attention",
-    "S342",
-  ),
-  _both_ways(
-    "essa",
-    ESSA,
-    Paper(
-      "ESSAformer: Efficient Transformer for Hyperspectral Image Super-resolution",
-      2023,
-      "2307.14010",
-    ),
-    "noncausal_linear_attention",
-    "S371",
-  ),
-  Entry(
-    name="plstm",
-    cls=PLSTM,
-    paper=PLSTM_PAPER,
-    op="signed_scalar_decay",
-    state="constant",
-    state_size=_plstm_size,
-    rows=("S010",),
-  ),
-  _both_ways("plstm_2d", PLSTM2D, PLSTM_PAPER, "plstm_2d", "S010"),
-  _both_ways("plstm_2d_diffusive", PLSTM2DDiffusive, PLSTM_PAPER, "plstm_2d", "S010"),
   _both_ways(
     "hornet",
     HorNet,
@@ -276,93 +189,6 @@ MIXERS: tuple[Entry, ...] = (
     "depthwise_conv",
     "S437",
   ),
-)
-
-
-MIXERS: tuple[Entry, ...] = (
-  Entry(
-    name="vir",
-    cls=ViR,
-    paper=Paper("ViR: Vision Retention Networks", 2023, "2310.19731"),
-    op="scalar_decay",
-    state="constant",
-    state_size=lambda m: m.features**2 // m.num_heads,
-    rows=("S016",),
-  ),
-  _both_ways(
-    "vig",
-    ViG,
-    Paper(
-      "ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention",
-      2024,
-      "2405.18425",
-    ),
-    "bidirectional",
-    "S365",
-  ),
-  _both_ways(
-    "rala",
-    RALA,
-    Paper("Breaking the Low-Rank Dilemma of Linear Attention", 2024, "2411.07635"),
-    "noncausal_linear_attention",
-    "S327",
-  ),
-  _both_ways(
-    "slab",
-    SLAB,
-    Paper(
-      "SLAB: Efficient Transformers with Simplified Linear Attention and Progressive "
-      "Re-parameterized Batch Normalization",
-      2024,
-      "2405.11582",
-    ),
-    "noncausal_linear_attention",
-    "S341",
-  ),
-  _both_ways(
-    "inline",
-    InLine,
-    Paper(
-      "Bridging the Divide: Reconsidering Softmax and Linear Attention",
-      2024,
-      "2412.06590",
-    ),
-    "noncausal_linear_attention",
-    "S350",
-  ),
-  _both_ways(
-    "scatterformer",
-    ScatterFormer,
-    Paper(
-      "ScatterFormer: Efficient Voxel Transformer with Scattered Linear Attention",
-      2024,
-      "2401.00912",
-    ),
-    "noncausal_linear_attention",
-    "S342",
-  ),
-  _both_ways(
-    "essa",
-    ESSA,
-    Paper(
-      "ESSAformer: Efficient Transformer for Hyperspectral Image Super-resolution",
-      2023,
-      "2307.14010",
-    ),
-    "noncausal_linear_attention",
-    "S371",
-  ),
-  Entry(
-    name="plstm",
-    cls=PLSTM,
-    paper=PLSTM_PAPER,
-    op="signed_scalar_decay",
-    state="constant",
-    state_size=_plstm_size,
-    rows=("S010",),
-  ),
-  _both_ways("plstm_2d", PLSTM2D, PLSTM_PAPER, "plstm_2d", "S010"),
-  _both_ways("plstm_2d_diffusive", PLSTM2DDiffusive, PLSTM_PAPER, "plstm_2d", "S010"),
   Entry(
     name="conv_s5",
     cls=ConvS5,
