@@ -39,7 +39,7 @@ def test_memory_lengths_are_those_of_the_gates():
   np.testing.assert_allclose(gamma**got, np.exp(-1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["attention", "spike_gpt"])
+@pytest.mark.parametrize("name", ["attention", "spike_gpt_channel_mix"])
 def test_a_mixer_without_decays_is_named(name):
   mixer = registry.mixer(name)(features=32)
   params, x = testing.example(mixer)
