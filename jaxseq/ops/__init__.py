@@ -9,7 +9,7 @@ from jaxseq.ops.chunks import product
 from jaxseq.ops.conv.dense_conv import dense_conv
 from jaxseq.ops.conv.depthwise_conv import depthwise_conv
 from jaxseq.ops.conv.fft_conv import fft_conv
-from jaxseq.ops.conv.fourier import fourier
+from jaxseq.ops.conv.fourier_mixing import fourier_mixing
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 from jaxseq.ops.conv.modal_conv import modal_conv, modal_filter
 from jaxseq.ops.conv.piecewise_max import piecewise_max
@@ -105,7 +105,7 @@ __all__ = [
   "dplr",
   "elman",
   "fft_conv",
-  "fourier",
+  "fourier_mixing",
   "gated_conv",
   "gated_delta_rule",
   "gru",

@@ -20,5 +20,7 @@ class FNet(Mixer):
   def __call__(self, x, state=None, *, segment_ids=None):
     self.refuse_state(state)
     x = ops.segments.clear_padding(x, segment_ids)
-    y = ops.fourier(x, segment_ids=segment_ids, implementation=self.implementation)
+    y = ops.fourier_mixing(
+      x, segment_ids=segment_ids, implementation=self.implementation
+    )
     return y, None

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import blocks, checks, chunks, dispatch, segments
+from jaxseq.ops import blocks, checks, chunks, dispatch, fourier, segments
 from jaxseq.ops.dispatch import Form
 
 __all__ = [
@@ -305,8 +305,8 @@ def fft(inputs):
   between = ((0, 0), (0, size - 2 * T + 1), (0, 0))
   circle = jnp.concatenate([jnp.pad(a, between), jnp.flip(b[:, 1:], axis=1)], axis=1)
   v = inputs.v.astype(a.dtype)
-  spectrum = jnp.fft.rfft(v, size, axis=1) * jnp.fft.rfft(circle, axis=1)[..., None]
-  return jnp.fft.irfft(spectrum, size, axis=1)[:, :T]
+  row = lambda v, circle: fourier.circular(v[None], circle, size)[0]
+  return jax.vmap(row)(v, circle[..., None])[:, :T]
 
 
 def _no_convolution(inputs):

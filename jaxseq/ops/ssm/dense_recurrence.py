@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import blocks, checks, chunks, dispatch, segments
+from jaxseq.ops import blocks, checks, chunks, dispatch, fourier, segments
 from jaxseq.ops.dispatch import Form
-from jaxseq.ops.fourier import causal
 
 __all__ = ["IMPLEMENTATIONS", "dense_recurrence"]
 
@@ -92,7 +91,7 @@ def recurrent(u, A, B, state, segment_ids):
 def fft(u, A, B, state, segment_ids):
   """The convolution by spectra, and what is left of the state at each token."""
   T = u.shape[1]
-  m = causal(u[..., None], _orbit(A, B, T)[:, None])
+  m = fourier.causal(u[..., None], _orbit(A, B, T)[:, None])
   if state is not None:
     m += jnp.moveaxis(_orbit(A, _apply(A, state), T), 0, 1)
   return m, m[:, -1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseq import ops
-from jaxseq.ops.conv import fourier
+from jaxseq.ops.conv import fourier_mixing
 from jaxseq.ops.linear import structured_matrices
 
 B, T, D = 2, 45, 6
@@ -37,7 +37,7 @@ def error(got, want):
   return np.abs(np.asarray(got) - want).max() / np.abs(want).max()
 
 
-@pytest.mark.parametrize("form", fourier.IMPLEMENTATIONS)
+@pytest.mark.parametrize("form", fourier_mixing.IMPLEMENTATIONS)
 def test_every_form_is_the_transform_of_each_document(form, monkeypatch):
   monkeypatch.setattr(structured_matrices, "BLOCK_SIZE", 16)
   ids = None if form == "fft" else pack()
@@ -46,7 +46,7 @@ def test_every_form_is_the_transform_of_each_document(form, monkeypatch):
 
   @jax.jit
   def pull(x, cotangent):
-    run = lambda x: ops.fourier(x, segment_ids=ids, implementation=form)
+    run = lambda x: ops.fourier_mixing(x, segment_ids=ids, implementation=form)
     y, pullback = jax.vjp(run, x)
     return y, *pullback(cotangent)
 
@@ -60,10 +60,10 @@ def test_a_long_row_keeps_its_budget():
   x = np.random.default_rng(0).normal(size=(1, 4096, 2)).astype(np.float32)
   want = np.fft.fft2(x).real
   for form in ("fft", "blockwise"):
-    assert error(ops.fourier(x, implementation=form), want) < BUDGET
+    assert error(ops.fourier_mixing(x, implementation=form), want) < BUDGET
 
 
 def test_rows_of_several_documents_are_no_fast_transform():
   with pytest.raises(NotImplementedError, match="one document a row"):
     ids = jnp.asarray(pack())
-    ops.fourier(jnp.asarray(draw()), segment_ids=ids, implementation="fft")
+    ops.fourier_mixing(jnp.asarray(draw()), segment_ids=ids, implementation="fft")

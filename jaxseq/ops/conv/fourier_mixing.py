@@ -17,10 +17,10 @@ from jaxseq.ops import checks, dispatch, documents
 from jaxseq.ops.dispatch import Form
 from jaxseq.ops.linear import structured_matrices
 
-__all__ = ["IMPLEMENTATIONS", "fourier"]
+__all__ = ["IMPLEMENTATIONS", "fourier_mixing"]
 
 
-def fourier(
+def fourier_mixing(
   x: Float[Array, "B T D"],
   *,
   segment_ids: Int[Array, "B T"] | None = None,
@@ -40,17 +40,19 @@ def fourier(
     ValueError: If shapes do not fit or `implementation` is unknown.
     NotImplementedError: If the implementation named cannot take this call.
   """
-  checks.check_shapes("fourier", x=(x, "B T D"), segment_ids=(segment_ids, "B T"))
+  checks.check_shapes(
+    "fourier_mixing", x=(x, "B T D"), segment_ids=(segment_ids, "B T")
+  )
   kind = jnp.promote_types(x.dtype, jnp.float32)
   over_channels = jnp.fft.fft(x.astype(kind), axis=-1)
   parts = jnp.stack([over_channels.real, over_channels.imag], axis=2)
   length = documents.counts(x.shape[:2], segment_ids).astype(jnp.int32)
   length = jnp.broadcast_to(length, x.shape[:2])
   inputs = structured_matrices.prepare(
-    "fourier", _waves, parts, (length,), (), segment_ids
+    "fourier_mixing", _waves, parts, (length,), (), segment_ids
   )
   T = x.shape[1]
-  run = dispatch.select("fourier", IMPLEMENTATIONS, implementation, T, inputs)
+  run = dispatch.select("fourier_mixing", IMPLEMENTATIONS, implementation, T, inputs)
   return run(inputs).astype(x.dtype)
 
 
