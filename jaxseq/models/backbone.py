@@ -215,7 +215,7 @@ class Backbone(nn.Module):
   def initial_state(self, batch_size: int) -> State:
     """The empty states of all layers."""
     states = tuple(
-      self.config.mixer(name, i).initial_state(batch_size)
+      self.config.mixer(name, i, parent=None).initial_state(batch_size)
       for i, name in enumerate(self.config.pattern)
     )
     repeat = lambda s: jnp.broadcast_to(s, (self.config.repeats, *s.shape))

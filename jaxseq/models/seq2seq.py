@@ -121,6 +121,8 @@ class EncoderDecoder(nn.Module):
   vocab_size: int
   num_heads: int = 4
 
+  STATE_AXES = EncoderDecoderState(1, 2, 0)  # For `beam_search`.
+
   def __post_init__(self):
     super().__post_init__()
     D = self.decoder.features

@@ -1,7 +1,9 @@
 """Mixers of tokens that stand on a grid: images and volumes."""
 
+from jaxseq.modules.grid.conv_s5 import ConvS5
 from jaxseq.modules.grid.cross_scan_mamba import CrossScanMamba
 from jaxseq.modules.grid.essa import ESSA
+from jaxseq.modules.grid.hornet import HorNet
 from jaxseq.modules.grid.inline import InLine
 from jaxseq.modules.grid.mamba_mixer import MambaMixer, SelectiveChannelMixer
 from jaxseq.modules.grid.mamba_nd import MambaND
@@ -15,17 +17,19 @@ from jaxseq.modules.grid.vir import ViR
 from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
+  "ConvS5",
   "CrossScanMamba",
   "ESSA",
+  "HorNet",
+  "InLine",
   "MIXERS",
+  "MambaMixer",
+  "MambaND",
   "PLSTM",
   "PLSTM2D",
   "PLSTM2DDiffusive",
   "RALA",
   "SLAB",
-  "InLine",
-  "MambaMixer",
-  "MambaND",
   "ScatterFormer",
   "SelectiveChannelMixer",
   "ViG",
@@ -57,12 +61,14 @@ PLSTM_PAPER = Paper(
   "pLSTM: parallelizable Linear Source Transition Mark networks", 2025, "2506.11997"
 )
 
+
 MAMBA_MIXER = Paper(
   "MambaMixer: Efficient Selective State Space Models with Dual Token and Channel "
   "Selection",
   2024,
   "2403.19888",
 )
+
 
 MIXERS: tuple[Entry, ...] = (
   Entry(
@@ -170,5 +176,30 @@ MIXERS: tuple[Entry, ...] = (
   ),
   _both_ways(
     "mamba_mixer", MambaMixer, MAMBA_MIXER, "selective_scan", "S087", packing=False
+  ),
+  _both_ways(
+    "hornet",
+    HorNet,
+    Paper(
+      "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated "
+      "Convolutions",
+      2022,
+      "2207.14284",
+    ),
+    "depthwise_conv",
+    "S437",
+  ),
+  Entry(
+    name="conv_s5",
+    cls=ConvS5,
+    paper=Paper(
+      "Convolutional State Space Models for Long-Range Spatiotemporal Modeling",
+      2023,
+      "2310.19694",
+    ),
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.features // m.channels * m.state_size // 2,
+    rows=("S034",),
   ),
 )
