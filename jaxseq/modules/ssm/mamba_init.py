@@ -3,7 +3,7 @@
 Mimetic initialisation (Trockman et al. 2024, arXiv:2410.11135) begins a layer as causal
 linear attention, of which recall is easily learned: nothing fades (A near 0), all steps
 are one (W_dt = 0, dt_bias = softplus^-1(1)), and tokens find those like themselves
-(W_C^T W_B near a multiple of the identity, with W_C and W_B near each other, not equal).
+(W_C^T W_B near a multiple of the identity; W_C and W_B near each other, not equal).
 Optionally the short convolution begins as the identity. How near A is to 0, that W_C is
 the mean of W_B and of random weights, and that both keep their usual scale, is ours.
 """
