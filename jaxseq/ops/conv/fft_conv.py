@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import blocks, checks, dispatch, segments
+from jaxseq.ops import blocks, checks, dispatch, fourier, segments
 from jaxseq.ops.conv import short_conv
 from jaxseq.ops.dispatch import Form
-from jaxseq.ops.fourier import circular  # `ops.fourier` is an op.
 
 __all__ = ["IMPLEMENTATIONS", "fft_conv"]
 
@@ -96,7 +95,7 @@ def fft(x, kernel, state, segment_ids):
   """
   extended, _, last = extend(x, state, segment_ids)
   size = _power_of_two(extended.shape[1])
-  y = circular(extended, kernel, size)
+  y = fourier.circular(extended, kernel, size)
   return y[:, state.shape[1] : extended.shape[1]], last
 
 

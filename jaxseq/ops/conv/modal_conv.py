@@ -136,5 +136,5 @@ def _powers(log_poles, length):
 
 IMPLEMENTATIONS = {"fft": Form(fft)} | {
   name: Form(functools.partial(by_states, name))
-  for name in diagonal_recurrence.IMPLEMENTATIONS
+  for name in ("chunked", "associative", "recurrent")
 }

@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Int
 
-from jaxseq.ops import blocks, dispatch, segments
+from jaxseq.ops import blocks, dispatch, fourier, segments
 from jaxseq.ops.dispatch import Form
-from jaxseq.ops.fourier import causal  # `ops.fourier` is an op.
 
 __all__ = ["IMPLEMENTATIONS", "diagonal_recurrence"]
 
@@ -163,7 +162,7 @@ def chunked(a, x, state):
 def by_convolution(a, x, state):
   """The sum over all tokens before, by FFT. Its errors are a share of the largest h."""
   powers = _powers(a[0, 0], x.shape[1])  # [T, *N]
-  h = causal(x, powers) + a * powers * state[:, None]
+  h = fourier.causal(x, powers) + a * powers * state[:, None]
   return h, h[:, -1]
 
 

@@ -17,15 +17,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
-from jaxseq.ops import blocks, checks, dispatch, segments
+from jaxseq.ops import blocks, checks, dispatch, fourier, segments
 from jaxseq.ops.dispatch import Form
-from jaxseq.ops.fourier import causal  # `ops.fourier` is an op.
 
 __all__ = ["IMPLEMENTATIONS", "linear_system"]
 
-CHUNK_SIZE = (
-  32  # Tokens, a power of 2: products of pairs of tokens are made of so many.
-)
+CHUNK_SIZE = 32  # Tokens, a power of 2, all pairs of which are multiplied.
 
 
 def linear_system(
@@ -154,7 +151,7 @@ def convolution(x, A, B, C, kernel, state, parsed):
   """
   taps = _kernel(A, B, C, x.shape[1]) if kernel is None else kernel
   _, last = chunked(x, A, B, C, kernel, state, parsed)
-  return causal(x[..., None], taps.astype(x.dtype)), last
+  return fourier.causal(x[..., None], taps.astype(x.dtype)), last
 
 
 def _continued(x, A, B, C, kernel, state, parsed):
