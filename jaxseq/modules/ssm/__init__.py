@@ -1,25 +1,33 @@
 """State-space models and gated diagonal recurrences."""
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.dss import DSS
+from jaxseq.modules.ssm.gss import GSS
 from jaxseq.modules.ssm.hydra import Hydra
 from jaxseq.modules.ssm.longhorn import Longhorn
+from jaxseq.modules.ssm.lru import LRU
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
 from jaxseq.modules.ssm.mamba import Mamba
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
 from jaxseq.modules.ssm.mamba2 import Mamba2
 from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
+from jaxseq.modules.ssm.s4d import S4D
 from jaxseq.modules.ssm.s5 import S5
 
 __all__ = [
   "MIXERS",
+  "DSS",
+  "GSS",
   "Hydra",
+  "LRU",
   "Longhorn",
   "Mamba",
   "Mamba2",
   "Mamba3",
   "MIMOMamba3",
   "RGLRU",
+  "S4D",
   "S5",
 ]
 
@@ -50,6 +58,50 @@ MAMBA3 = Paper(
 )
 
 MIXERS = (
+  Entry(
+    name="s4d",
+    cls=S4D,
+    paper=Paper(
+      "On the Parameterization and Initialization of Diagonal State Space Models",
+      2022,
+      "2206.11893",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size // 2,
+  ),
+  Entry(
+    name="dss",
+    cls=DSS,
+    paper=Paper(
+      "Diagonal State Spaces are as Effective as Structured State Spaces",
+      2022,
+      "2203.14343",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size,
+  ),
+  Entry(
+    name="gss",
+    cls=GSS,
+    paper=Paper(
+      "Long Range Language Modeling via Gated State Spaces", 2022, "2206.13947"
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.channels * m.state_size,
+  ),
+  Entry(
+    name="lru",
+    cls=LRU,
+    paper=Paper(
+      "Resurrecting Recurrent Neural Networks for Long Sequences", 2023, "2303.06349"
+    ),
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.state_size,
+  ),
   Entry(
     name="s5",
     cls=S5,
