@@ -12,6 +12,7 @@ from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
 from jaxseq.modules.ssm.mamba2 import Mamba2
 from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
+from jaxseq.modules.ssm.s4 import S4
 from jaxseq.modules.ssm.s4d import S4D
 from jaxseq.modules.ssm.s5 import S5
 
@@ -27,6 +28,7 @@ __all__ = [
   "Mamba3",
   "MIMOMamba3",
   "RGLRU",
+  "S4",
   "S4D",
   "S5",
 ]
@@ -58,6 +60,19 @@ MAMBA3 = Paper(
 )
 
 MIXERS = (
+  Entry(
+    name="s4",
+    cls=S4,
+    paper=Paper(
+      "Efficiently Modeling Long Sequences with Structured State Spaces",
+      2021,
+      "2111.00396",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size,
+    rows=("S018",),
+  ),
   Entry(
     name="s4d",
     cls=S4D,
