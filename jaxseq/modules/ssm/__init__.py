@@ -1,5 +1,11 @@
 """State-space models and gated diagonal recurrences."""
 
+from jaxseq.modules.ssm.dss import DSS
+from jaxseq.modules.ssm.gss import GSS
+from jaxseq.modules.ssm.lru import LRU
+from jaxseq.modules.ssm.s4 import S4
+from jaxseq.modules.ssm.s4d import S4D
+
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.caduceus import BiMamba, MambaDNA
 from jaxseq.modules.ssm.hydra import Hydra
@@ -26,10 +32,13 @@ from jaxseq.modules.ssm.s5 import S5
 __all__ = [
   "BiMamba",
   "CauchyMixer",
+  "DSS",
   "DenseMixer",
+  "GSS",
   "Hydra",
   "LMU",
   "LMUFormer",
+  "LRU",
   "Longhorn",
   "LowRankMixer",
   "MIMOMamba3",
@@ -40,6 +49,8 @@ __all__ = [
   "MambaDNA",
   "QuasiseparableMixer",
   "RGLRU",
+  "S4",
+  "S4D",
   "S5",
   "SemiseparableMixer",
   "SpikingLMUFormer",
@@ -247,5 +258,62 @@ MIXERS = (
     state="constant",
     state_size=lambda m: 2 * m.features + sum(m.widths.values()),
     rows=("S007",),
+  ),
+  Entry(
+    name="s4",
+    cls=S4,
+    paper=Paper(
+      "Efficiently Modeling Long Sequences with Structured State Spaces",
+      2021,
+      "2111.00396",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size,
+    rows=("S018",),
+  ),
+  Entry(
+    name="s4d",
+    cls=S4D,
+    paper=Paper(
+      "On the Parameterization and Initialization of Diagonal State Space Models",
+      2022,
+      "2206.11893",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size // 2,
+  ),
+  Entry(
+    name="dss",
+    cls=DSS,
+    paper=Paper(
+      "Diagonal State Spaces are as Effective as Structured State Spaces",
+      2022,
+      "2203.14343",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size,
+  ),
+  Entry(
+    name="gss",
+    cls=GSS,
+    paper=Paper(
+      "Long Range Language Modeling via Gated State Spaces", 2022, "2206.13947"
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.channels * m.state_size,
+  ),
+  Entry(
+    name="lru",
+    cls=LRU,
+    paper=Paper(
+      "Resurrecting Recurrent Neural Networks for Long Sequences", 2023, "2303.06349"
+    ),
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.state_size,
   ),
 )
