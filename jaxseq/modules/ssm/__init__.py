@@ -4,8 +4,10 @@ from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.dss import DSS
 from jaxseq.modules.ssm.gss import GSS
 from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.linoss import LinOSS
 from jaxseq.modules.ssm.longhorn import Longhorn
 from jaxseq.modules.ssm.lru import LRU
+from jaxseq.modules.ssm.lssl import LSSL
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
 from jaxseq.modules.ssm.mamba import Mamba
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
@@ -22,6 +24,8 @@ __all__ = [
   "GSS",
   "Hydra",
   "LRU",
+  "LSSL",
+  "LinOSS",
   "Longhorn",
   "Mamba",
   "Mamba2",
@@ -60,6 +64,28 @@ MAMBA3 = Paper(
 )
 
 MIXERS = (
+  Entry(
+    name="lssl",
+    cls=LSSL,
+    paper=Paper(
+      "Combining Recurrent, Convolutional, and Continuous-time Models with Linear "
+      "State-Space Layers",
+      2021,
+      "2110.13985",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size,
+    rows=("S051",),
+  ),
+  Entry(
+    name="linoss",
+    cls=LinOSS,
+    paper=Paper("Oscillatory State-Space Models", 2024, "2410.03943"),
+    op="block_recurrence",
+    state="constant",
+    state_size=lambda m: 2 * m.state_size,
+  ),
   Entry(
     name="s4",
     cls=S4,
