@@ -9,6 +9,7 @@ one batch here. That is why the derivative is written out.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Inexact
 
 from jaxseq.ops import dispatch
 
-__all__ = ["causal", "circular"]
+__all__ = ["causal", "circular", "spectra"]
 
 
 def causal(x: Inexact[Array, "B T *N"], kernel: Inexact[Array, "L *N"]) -> Array:
@@ -50,7 +51,7 @@ def circular(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _circular(x, kernel, size):
-  X, K = _spectra(size, x, kernel)
+  X, K = spectra(size, x, kernel)
   return _back(size, x, X * K)[0]
 
 
@@ -60,7 +61,7 @@ def _forward(x, kernel, size):
 
 def _backward(size, arguments, grad):
   x, kernel = arguments
-  X, K, G = _spectra(size, x, kernel, grad)
+  X, K, G = spectra(size, x, kernel, grad)
   of_x = _sum_to(G * _mirrored(K, x), x.shape)
   of_kernel = _sum_to(G * _mirrored(X, x), kernel.shape)
   dx, dk = _back(size, x, of_x, of_kernel)
@@ -70,7 +71,8 @@ def _backward(size, arguments, grad):
 _circular.defvjp(_forward, _backward)
 
 
-def _spectra(size, *arrays):
+def spectra(size: int, *arrays: Inexact[Array, "B T ..."]) -> list[Array]:
+  """Transforms of length `size` over time; those of real numbers have size / 2 + 1."""
   run = jnp.fft.fft if jnp.iscomplexobj(arrays[0]) else jnp.fft.rfft
   pad = lambda x: jnp.pad(x, [(0, 0), (0, size - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
   return _in_one_batch(lambda x: run(x, axis=-1), [pad(x) for x in arrays])
@@ -87,11 +89,11 @@ def _in_one_batch(transform, arrays):
   last = [jnp.moveaxis(x, 1, -1) for x in arrays]
   if dispatch.platform() != "cpu":  # The axes stay as they are sharded.
     return [jnp.moveaxis(transform(x), -1, 1) for x in last]
-  rows = [x.reshape(-1, x.shape[-1]) for x in last]
+  rows = [x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in last]
   out = transform(jnp.concatenate(rows))
   cuts = [sum(map(len, rows[:i])) for i in range(1, len(rows))]
   parts = jnp.split(out, cuts)
-  shaped = [y.reshape(*x.shape[:-1], -1) for x, y in zip(last, parts)]
+  shaped = [y.reshape(*x.shape[:-1], y.shape[-1]) for x, y in zip(last, parts)]
   return [jnp.moveaxis(y, -1, 1) for y in shaped]
 
 

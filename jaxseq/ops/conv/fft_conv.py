@@ -116,7 +116,7 @@ def chunked(x, kernel, state, segment_ids):
   cut = lambda a: blocks.split(_pad_left(a, before * C - (L - 1)), C)
   extended = cut(extended)  # [before + own, B, C, D]
   taps = jnp.pad(kernel, ((C, (before + 1) * C - L), (0, 0))).reshape(-1, C, D)
-  taps = jnp.fft.rfft(jnp.concatenate([taps[1:], taps[:-1]], axis=1), axis=1)
+  taps = jnp.concatenate([taps[1:], taps[:-1]], axis=1)
   distances = jnp.arange(before + 1)
   if numbers is not None:
     numbers = cut(numbers)
@@ -125,7 +125,8 @@ def chunked(x, kernel, state, segment_ids):
     near = _sum_of_taps(rows(extended), rows(numbers), near).reshape(own, B, C, D)
     extended = jnp.where((numbers == numbers[..., -1:])[..., None], extended, 0)
     distances, taps = distances[1:], taps[1:]
-  spectra = jnp.fft.rfft(extended, 2 * C, axis=2)
+  taps, spectra = fourier.spectra(2 * C, taps, extended.reshape(-1, C, D))
+  spectra = spectra.reshape(*extended.shape[:2], *spectra.shape[1:])
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def add_distance(y, lag):

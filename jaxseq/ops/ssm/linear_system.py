@@ -22,9 +22,7 @@ from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "linear_system"]
 
-CHUNK_SIZE = (
-  32  # Tokens, a power of 2: products of pairs of tokens are made of so many.
-)
+CHUNK_SIZE = 32  # Tokens, a power of 2, all pairs of which are multiplied.
 
 
 def linear_system(
