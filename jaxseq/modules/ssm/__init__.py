@@ -1,17 +1,17 @@
 """State-space models and gated diagonal recurrences."""
 
-from jaxseq.modules.ssm.linoss import LinOSS
-from jaxseq.modules.ssm.lssl import LSSL
-
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.caduceus import BiMamba, MambaDNA
 from jaxseq.modules.ssm.dss import DSS
 from jaxseq.modules.ssm.gss import GSS
 from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.linoss import LinOSS
+from jaxseq.modules.ssm.liquid_s4 import LiquidS4
 from jaxseq.modules.ssm.lmu import LMU
 from jaxseq.modules.ssm.lmuformer import LMUFormer, SpikingLMUFormer
 from jaxseq.modules.ssm.longhorn import Longhorn
 from jaxseq.modules.ssm.lru import LRU
+from jaxseq.modules.ssm.lssl import LSSL
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
 from jaxseq.modules.ssm.mamba import Mamba
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
@@ -43,6 +43,7 @@ __all__ = [
   "LRU",
   "LSSL",
   "LinOSS",
+  "LiquidS4",
   "Longhorn",
   "LowRankMixer",
   "MIMOMamba3",
@@ -341,5 +342,13 @@ MIXERS = (
     state="constant",
     state_size=lambda m: 2 * m.features + sum(m.widths.values()),
     rows=("S007",),
+  ),
+  Entry(
+    name="liquid_s4",
+    cls=LiquidS4,
+    paper=Paper("Liquid Structural State-Space Models", 2022, "2209.12951"),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * (m.state_size + m.degree - 1),
   ),
 )
