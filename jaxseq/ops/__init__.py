@@ -67,6 +67,7 @@ from jaxseq.ops.rnn.wkv import WKVState, wkv
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
+from jaxseq.ops.ssm.block_recurrence import block_recurrence
 from jaxseq.ops.ssm.dense_recurrence import dense_recurrence
 from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
@@ -89,6 +90,7 @@ __all__ = [
   "WKVState",
   "additive_decay",
   "bidirectional",
+  "block_recurrence",
   "cauchy_matrix",
   "channel_delta_rule",
   "decoupled_delta_rule",

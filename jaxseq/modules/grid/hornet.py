@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxseq import layers
 from jaxseq.modules.conv import hornet
 from jaxseq.modules.mixer import Mixer
+from jaxseq.ops import fourier
 
 __all__ = ["HorNet"]
 
@@ -88,9 +89,10 @@ class HorNet(Mixer):
     init = nn.with_logical_partitioning(hornet.INIT, (None, None, "heads", None))
     weight = self.param("filter_weight", init, shape, self.param_dtype)
     image = far.reshape(len(far), rows, columns, -1)
-    spectrum = jnp.fft.rfft2(image, axes=(1, 2))
+    spectrum = fourier.fft(fourier.rfft(image, axis=2), axis=1)
     spectrum *= weight[..., 0] + 1j * weight[..., 1]
-    far = jnp.fft.irfft2(spectrum, self.grid, axes=(1, 2)).reshape(far.shape)
+    image = fourier.irfft(fourier.ifft(spectrum, axis=1), columns, axis=2)
+    far = image.reshape(far.shape)
     return self._norm(jnp.stack([near, far], axis=-1).reshape(q.shape), "post_norm")
 
   def _norm(self, x, name):

@@ -1,5 +1,9 @@
 """State-space models and gated diagonal recurrences."""
 
+from jaxseq.modules.ssm.linoss import LinOSS
+from jaxseq.modules.ssm.liquid_s4 import LiquidS4
+from jaxseq.modules.ssm.lssl import LSSL
+
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.caduceus import BiMamba, MambaDNA
 from jaxseq.modules.ssm.dss import DSS
@@ -38,6 +42,9 @@ __all__ = [
   "LMU",
   "LMUFormer",
   "LRU",
+  "LSSL",
+  "LinOSS",
+  "LiquidS4",
   "Longhorn",
   "LowRankMixer",
   "MIMOMamba3",
@@ -314,5 +321,35 @@ MIXERS = (
     op="diagonal_recurrence",
     state="constant",
     state_size=lambda m: m.state_size,
+  ),
+  Entry(
+    name="lssl",
+    cls=LSSL,
+    paper=Paper(
+      "Combining Recurrent, Convolutional, and Continuous-time Models with Linear "
+      "State-Space Layers",
+      2021,
+      "2110.13985",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size,
+    rows=("S051",),
+  ),
+  Entry(
+    name="linoss",
+    cls=LinOSS,
+    paper=Paper("Oscillatory State-Space Models", 2024, "2410.03943"),
+    op="block_recurrence",
+    state="constant",
+    state_size=lambda m: 2 * m.state_size,
+  ),
+  Entry(
+    name="liquid_s4",
+    cls=LiquidS4,
+    paper=Paper("Liquid Structural State-Space Models", 2022, "2209.12951"),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * (m.state_size + m.degree - 1),
   ),
 )

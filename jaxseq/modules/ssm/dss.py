@@ -62,7 +62,7 @@ class DSS(Mixer):
       param_dtype=self.param_dtype,
       name="out",
     )
-    y = out(nn.gelu(y.astype(self.dtype))).astype(x.dtype)
+    y = out(nn.gelu(y.astype(self.dtype), approximate=False)).astype(x.dtype)
     return ops.segments.clear_padding(y, segment_ids), state
 
   def _system(self, x, state=None, segment_ids=None):

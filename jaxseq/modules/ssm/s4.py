@@ -54,11 +54,17 @@ class S4(Mixer):
     x = ops.segments.clear_padding(x, segment_ids)
     y, state = self._system(x, state, segment_ids)
     glu = layers.GLU(self.features, self.dtype, self.param_dtype, name="glu")
-    y = glu(nn.gelu(y.astype(self.dtype))).astype(x.dtype)
+    y = glu(nn.gelu(y.astype(self.dtype), approximate=False)).astype(x.dtype)
     return ops.segments.clear_padding(y, segment_ids), state
 
   def _system(self, x, state=None, segment_ids=None):
     """C h + D x, and the last h."""
+    x = x.astype(jnp.float32)
+    y, last = self._run(self._discretized(x.shape[1]), x, state, segment_ids)
+    return y + self._param("D", nn.initializers.normal(1.0)) * x, last
+
+  def _discretized(self, length):
+    """A, B and C of the recurrence, and its kernel if that is long enough."""
     N, L = self.state_size // 2, self.kernel_length
     parts = hippo.normal_plus_low_rank("legs", self.state_size)
     values = parts.eigenvalues[:N]
@@ -68,27 +74,28 @@ class S4(Mixer):
     pair = lambda z: constant(np.stack([z.real, z.imag], axis=-1))
 
     log_dt = self._param("log_dt", time_scales.log_step_init(self.dt_min, self.dt_max))
-    log_decay = self._param("log_decay", constant(np.log(-values.real)), N)
-    frequency = self._param("frequency", constant(values.imag), N)
+    log_decay = self._param("log_decay", _constant(np.log(-values.real)), N)
+    frequency = self._param("frequency", _constant(values.imag), N)
     P = self._complex("P", pair(parts.P[0, :N].conj()), N)
     B = self._complex("B", pair(parts.B[:N]), N)
     C = self._complex("C", nn.initializers.normal(0.5**0.5), 1, N)
-    D = self._param("D", nn.initializers.normal(1.0))
     system = jax.lax.complex(-jnp.exp(log_decay), frequency), P, B
     dt = jnp.exp(log_dt)
     a, b = low_rank.discretize(*system, dt)
-    x = x.astype(jnp.float32)
+    kernel = low_rank.kernel(*system, C, dt, L) if length <= L else None
+    return a, b, low_rank.whole_output(a, C, L), kernel
+
+  def _run(self, system, x, state, segment_ids):
+    *matrices, kernel = system
     y, last = ops.linear_system(
       x,
-      a,
-      b,
-      low_rank.whole_output(a, C, L),
-      kernel=low_rank.kernel(*system, C, dt, L) if x.shape[1] <= L else None,
+      *matrices,
+      kernel=kernel,
       initial_state=state,
       segment_ids=segment_ids,
       implementation=self.implementation,
     )
-    return y[..., 0] + D * x, last
+    return y[..., 0], last
 
   def _complex(self, name, init, *shape):
     real_and_imaginary = self._param(name, init, *shape, 2)
@@ -103,3 +110,8 @@ class S4(Mixer):
   @nn.nowrap
   def initial_state(self, batch_size: int) -> Float[Array, "B D N"]:
     return jnp.zeros((batch_size, self.features, self.state_size))
+
+
+def _constant(value):
+  """An initializer: the same in each channel."""
+  return lambda key, shape, dtype: jnp.broadcast_to(value, shape).astype(dtype)

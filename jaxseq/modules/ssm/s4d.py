@@ -80,7 +80,7 @@ class S4D(Mixer):
     x = ops.segments.clear_padding(x, segment_ids)
     y, state = self._system(x, state, segment_ids)
     glu = layers.GLU(self.features, self.dtype, self.param_dtype, name="glu")
-    y = glu(nn.gelu(y.astype(self.dtype))).astype(x.dtype)
+    y = glu(nn.gelu(y.astype(self.dtype), approximate=False)).astype(x.dtype)
     return ops.segments.clear_padding(y, segment_ids), state
 
   def _system(self, x, state=None, segment_ids=None):

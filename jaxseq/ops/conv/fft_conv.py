@@ -125,8 +125,8 @@ def chunked(x, kernel, state, segment_ids):
     near = _sum_of_taps(rows(extended), rows(numbers), near).reshape(own, B, C, D)
     extended = jnp.where((numbers == numbers[..., -1:])[..., None], extended, 0)
     distances, taps = distances[1:], taps[1:]
-  taps, spectra = fourier.spectra(2 * C, taps, extended.reshape(-1, C, D))
-  spectra = spectra.reshape(*extended.shape[:2], *spectra.shape[1:])
+  taps = fourier.rfft(taps, 2 * C, axis=1)
+  spectra = fourier.rfft(extended, 2 * C, axis=2)
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def add_distance(y, lag):
@@ -139,7 +139,7 @@ def chunked(x, kernel, state, segment_ids):
     return y + taps * x, None
 
   y, _ = jax.lax.scan(add_distance, jnp.zeros_like(spectra[before:]), (distances, taps))
-  y = jnp.fft.irfft(y, 2 * C, axis=2)[:, :, :C]
+  y = fourier.irfft(y, 2 * C, axis=2)[:, :, :C]
   if numbers is not None:
     first = numbers[before:] == numbers[before:, :, :1]
     y = near + jnp.where(first[..., None], y, 0)

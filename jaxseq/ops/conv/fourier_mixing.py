@@ -13,7 +13,7 @@ documents, each with a transform of its own length, are mixed by two T x T matri
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import checks, dispatch, documents
+from jaxseq.ops import checks, dispatch, documents, fourier
 from jaxseq.ops.dispatch import Form
 from jaxseq.ops.linear import structured_matrices
 
@@ -44,7 +44,7 @@ def fourier_mixing(
     "fourier_mixing", x=(x, "B T D"), segment_ids=(segment_ids, "B T")
   )
   kind = jnp.promote_types(x.dtype, jnp.float32)
-  over_channels = jnp.fft.fft(x.astype(kind), axis=-1)
+  over_channels = fourier.fft(x.astype(kind), axis=-1)
   parts = jnp.stack([over_channels.real, over_channels.imag], axis=2)
   length = documents.counts(x.shape[:2], segment_ids).astype(jnp.int32)
   length = jnp.broadcast_to(length, x.shape[:2])
@@ -71,7 +71,7 @@ def _by_matrices(form):
 def fft(inputs):
   """The fast transform over the row."""
   real, imaginary = inputs.v[:, :, 0], inputs.v[:, :, 1]
-  return jnp.fft.fft(real + 1j * imaginary, axis=1).real
+  return fourier.fft(real + 1j * imaginary, axis=1).real
 
 
 def _packed(inputs):

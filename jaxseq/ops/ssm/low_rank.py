@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
+from jaxseq.ops import fourier
+
 __all__ = ["discretize", "kernel", "whole_output"]
 
 
@@ -59,7 +61,7 @@ def kernel(
   CB, CP, PB, PP = r[:M], r[M : 2 * M], r[2 * M], r[2 * M + 1]
   s = 1 + z[..., 0]
   spectrum = 2 * (CB - s * CP * PB / (1 + s * PP))
-  return jnp.moveaxis(jnp.fft.irfft(spectrum, length, axis=1), 0, 2)
+  return jnp.moveaxis(fourier.irfft(spectrum, length, axis=1), 0, 2)
 
 
 def discretize(
