@@ -1,18 +1,17 @@
 """State-space models and gated diagonal recurrences."""
 
-from jaxseq.modules.ssm.linoss import LinOSS
-from jaxseq.modules.ssm.liquid_s4 import LiquidS4
-from jaxseq.modules.ssm.lssl import LSSL
-
 from jaxseq.modules.mixer import Entry, Paper
 from jaxseq.modules.ssm.caduceus import BiMamba, MambaDNA
 from jaxseq.modules.ssm.dss import DSS
 from jaxseq.modules.ssm.gss import GSS
 from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.linoss import LinOSS
+from jaxseq.modules.ssm.liquid_s4 import LiquidS4
 from jaxseq.modules.ssm.lmu import LMU
 from jaxseq.modules.ssm.lmuformer import LMUFormer, SpikingLMUFormer
 from jaxseq.modules.ssm.longhorn import Longhorn
 from jaxseq.modules.ssm.lru import LRU
+from jaxseq.modules.ssm.lssl import LSSL
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
 from jaxseq.modules.ssm.mamba import Mamba
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
