@@ -16,8 +16,8 @@ from experiments import build
 from jaxseq import data, training
 
 COLUMNS = (
-  *("data", "mixer", "parameters", "steps", "learning rate", "weight decay"),
-  *("held out", "minutes"),
+  *("data", "mixer", "parameters", "steps", "batch", "learning rate"),
+  *("weight decay", "EMA", "held out", "minutes"),
 )
 
 
@@ -48,8 +48,10 @@ def row(run: pathlib.Path) -> dict:
     "mixer": f"`{c.mixer}`",
     "parameters": f"{sum(p.size for p in jax.tree.leaves(params)):,}",
     "steps": f"{held_out['step']:,}",
+    "batch": f"{c.batch_size} x {c.sequence_length}",
     "learning rate": f"{c.optimizer.learning_rate:g}",
     "weight decay": f"{c.optimizer.weight_decay:g}",
+    "EMA": f"{c.ema_decay:g}",
     "held out": f"loss {held_out['loss']:.3f}"
     if accuracy is None
     else f"{accuracy:.1%}",
