@@ -13,15 +13,27 @@ from jaxseq.data import source
 
 __all__ = ["Digits", "DigitsConfig"]
 
-LENGTH = 64  # Pixels of an image.
+SIDE = 8
+LENGTH = SIDE * SIDE  # Pixels of an image.
 HELD_OUT = 5  # One image of each class in so many.
 
 
 @dataclasses.dataclass(frozen=True)
 class DigitsConfig:
-  """Whether the pixels of all images are shuffled, in one order for all."""
+  """The images as sequences.
+
+  Attributes:
+    permuted: Whether the pixels of all images are shuffled, in one order for all.
+    shift: Pixels by which each training image is moved, at most, each way, at random
+      each time it is seen. 0 leaves it where it is.
+  """
 
   permuted: bool = False
+  shift: int = 0
+
+  def __post_init__(self):
+    if not 0 <= self.shift < SIDE:
+      raise ValueError(f"digits needs shift in [0, {SIDE}); got {self.shift}")
 
 
 class Digits(source.Source):
@@ -43,8 +55,10 @@ class Digits(source.Source):
         "digits needs scikit-learn, which is not installed: pip install scikit-learn"
       ) from error
     pixels, labels = datasets.load_digits(return_X_y=True)
+    self._shift, self._order = config.shift, np.arange(LENGTH)
     if config.permuted:
-      pixels = pixels[:, np.random.default_rng(0).permutation(LENGTH)]
+      self._order = np.random.default_rng(0).permutation(LENGTH)
+    pixels = pixels[:, self._order]
     # How many images of the same class come before each.
     before = (np.cumsum(np.eye(10)[labels], axis=0) - 1)[np.arange(len(labels)), labels]
     held_out = before % HELD_OUT == HELD_OUT - 1
@@ -54,11 +68,21 @@ class Digits(source.Source):
 
   def train(self, batch_size, sequence_length, seed, process_index=0, process_count=1):
     rows = _rows(self._train, sequence_length)
-    return source.shuffled(rows, batch_size, seed, process_index, process_count)
+    change = self._moved if self._shift else None
+    return source.shuffled(rows, batch_size, seed, process_index, process_count, change)
 
   def evaluation(self, batch_size, sequence_length, process_index=0, process_count=1):
     rows = _rows(self._held_out, sequence_length)
     return source.in_order(rows, batch_size, process_index, process_count)
+
+  def _moved(self, row, rng):
+    """The row's image elsewhere; zeros come in."""
+    image, shift = np.zeros(LENGTH, np.float32), self._shift
+    image[self._order] = row["inputs"][:, 0]
+    image = np.pad(image.reshape(SIDE, SIDE), shift)
+    top, left = rng.integers(0, 2 * shift + 1, 2)
+    image = image[top : top + SIDE, left : left + SIDE].reshape(LENGTH)
+    return row | {"inputs": image[self._order, None]}
 
 
 def _rows(images, length: int) -> grain.MapDataset:

@@ -40,6 +40,35 @@ def test_permuting_moves_the_pixels_of_all_images_alike():
   np.testing.assert_array_equal(moved, plain[:, order])
 
 
+@pytest.mark.parametrize("permuted", [False, True])
+def test_training_images_are_moved_by_up_to_the_shift_and_held_out_ones_are_not(
+  permuted,
+):
+  pixels, labels = datasets.load_digits(return_X_y=True)
+  images = np.pad((pixels / 16).reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
+  corners = [(top, left) for top in range(3) for left in range(3)]
+  moved = {corner: images[:, corner[0] :, corner[1] :][:, :8, :8] for corner in corners}
+  order = np.random.default_rng(0).permutation(64) if permuted else np.arange(64)
+  source = data.make("digits", permuted=permuted, shift=1)
+  batch = next(source.train(200, 64, 0))
+  seen = []
+  for row, label in zip(batch["inputs"][..., 0], batch["targets"]):
+    image = np.zeros(64)
+    image[order] = row
+    near = {
+      c: np.abs(m[labels == label] - image.reshape(8, 8)).max((1, 2)).min()
+      for c, m in moved.items()
+    }
+    seen.append(min(near, key=near.get))
+    assert near[seen[-1]] < 1e-6
+  assert len(set(seen)) == 9
+  still = data.make("digits", permuted=permuted)
+  for got, want in zip(source.evaluation(50, 64), still.evaluation(50, 64)):
+    np.testing.assert_array_equal(got["inputs"], want["inputs"])
+  with pytest.raises(ValueError, match=r"shift in \[0, 8\); got 8"):
+    data.make("digits", shift=8)
+
+
 def test_another_length_is_refused():
   with pytest.raises(ValueError, match="digits needs sequence_length 64; got 32"):
     data.make("digits").train(4, 32, 0)

@@ -80,6 +80,13 @@ def _mamba3_size(m: Mamba3) -> int:
   )
 
 
+CADUCEUS = Paper(
+  "Caduceus: Bi-Directional Equivariant Long-Range DNA Sequence Modeling",
+  2024,
+  "2403.03234",
+)
+
+
 HYDRA = Paper(
   "Hydra: Bidirectional State Space Models Through Generalized Matrix Mixers",
   2024,
@@ -92,13 +99,6 @@ MAMBA3 = Paper(
 )
 
 
-CADUCEUS = Paper(
-  "Caduceus: Bi-Directional Equivariant Long-Range DNA Sequence Modeling",
-  2024,
-  "2403.03234",
-)
-
-
 LMUFORMER = Paper(
   "LMUFormer: Low Complexity Yet Powerful Spiking Model With Legendre Memory Units",
   2024,
@@ -107,85 +107,6 @@ LMUFORMER = Paper(
 
 
 MIXERS = (
-  Entry(
-    name="lssl",
-    cls=LSSL,
-    paper=Paper(
-      "Combining Recurrent, Convolutional, and Continuous-time Models with Linear "
-      "State-Space Layers",
-      2021,
-      "2110.13985",
-    ),
-    op="linear_system",
-    state="constant",
-    state_size=lambda m: m.features * m.state_size,
-    rows=("S051",),
-  ),
-  Entry(
-    name="linoss",
-    cls=LinOSS,
-    paper=Paper("Oscillatory State-Space Models", 2024, "2410.03943"),
-    op="block_recurrence",
-    state="constant",
-    state_size=lambda m: 2 * m.state_size,
-  ),
-  Entry(
-    name="s4",
-    cls=S4,
-    paper=Paper(
-      "Efficiently Modeling Long Sequences with Structured State Spaces",
-      2021,
-      "2111.00396",
-    ),
-    op="linear_system",
-    state="constant",
-    state_size=lambda m: m.features * m.state_size,
-    rows=("S018",),
-  ),
-  Entry(
-    name="s4d",
-    cls=S4D,
-    paper=Paper(
-      "On the Parameterization and Initialization of Diagonal State Space Models",
-      2022,
-      "2206.11893",
-    ),
-    op="linear_system",
-    state="constant",
-    state_size=lambda m: m.features * m.state_size // 2,
-  ),
-  Entry(
-    name="dss",
-    cls=DSS,
-    paper=Paper(
-      "Diagonal State Spaces are as Effective as Structured State Spaces",
-      2022,
-      "2203.14343",
-    ),
-    op="linear_system",
-    state="constant",
-    state_size=lambda m: m.features * m.state_size,
-  ),
-  Entry(
-    name="gss",
-    cls=GSS,
-    paper=Paper(
-      "Long Range Language Modeling via Gated State Spaces", 2022, "2206.13947"
-    ),
-    op="linear_system",
-    state="constant",
-    state_size=lambda m: m.channels * m.state_size,
-  ),
-  Entry(
-    name="lru",
-    cls=LRU,
-    paper=Paper(
-      "Resurrecting Recurrent Neural Networks for Long Sequences", 2023, "2303.06349"
-    ),
-    op="diagonal_recurrence",
-    state="constant",
-    state_size=lambda m: m.state_size,
-  ),
   Entry(
     name="s5",
     cls=S5,
@@ -342,6 +263,85 @@ MIXERS = (
     state="constant",
     state_size=lambda m: 2 * m.features + sum(m.widths.values()),
     rows=("S007",),
+  ),
+  Entry(
+    name="s4",
+    cls=S4,
+    paper=Paper(
+      "Efficiently Modeling Long Sequences with Structured State Spaces",
+      2021,
+      "2111.00396",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size,
+    rows=("S018",),
+  ),
+  Entry(
+    name="s4d",
+    cls=S4D,
+    paper=Paper(
+      "On the Parameterization and Initialization of Diagonal State Space Models",
+      2022,
+      "2206.11893",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size // 2,
+  ),
+  Entry(
+    name="dss",
+    cls=DSS,
+    paper=Paper(
+      "Diagonal State Spaces are as Effective as Structured State Spaces",
+      2022,
+      "2203.14343",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size,
+  ),
+  Entry(
+    name="gss",
+    cls=GSS,
+    paper=Paper(
+      "Long Range Language Modeling via Gated State Spaces", 2022, "2206.13947"
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.channels * m.state_size,
+  ),
+  Entry(
+    name="lru",
+    cls=LRU,
+    paper=Paper(
+      "Resurrecting Recurrent Neural Networks for Long Sequences", 2023, "2303.06349"
+    ),
+    op="diagonal_recurrence",
+    state="constant",
+    state_size=lambda m: m.state_size,
+  ),
+  Entry(
+    name="lssl",
+    cls=LSSL,
+    paper=Paper(
+      "Combining Recurrent, Convolutional, and Continuous-time Models with Linear "
+      "State-Space Layers",
+      2021,
+      "2110.13985",
+    ),
+    op="linear_system",
+    state="constant",
+    state_size=lambda m: m.features * m.state_size,
+    rows=("S051",),
+  ),
+  Entry(
+    name="linoss",
+    cls=LinOSS,
+    paper=Paper("Oscillatory State-Space Models", 2024, "2410.03943"),
+    op="block_recurrence",
+    state="constant",
+    state_size=lambda m: 2 * m.state_size,
   ),
   Entry(
     name="liquid_s4",
