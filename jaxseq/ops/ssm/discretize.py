@@ -15,6 +15,8 @@ et al. 2024, arXiv:2404.18508, sec. 3.) For a diagonal A, given by its eigenvalu
 the factor of B; the functions `dense_...` take matrices.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
@@ -137,13 +139,13 @@ def dense_generalized_bilinear(
     a and b; leading axes are broadcast.
   """
   A, B, dt = _broadcast(A, B, dt)
-  dt = dt[..., None, None]
+  step = dt[..., None, None] * A
   identity = jnp.eye(A.shape[-1], dtype=A.dtype)
-  explicit = jnp.concatenate(
-    [identity + (1 - alpha) * dt * A, dt * B[..., None]], axis=-1
-  )
-  both = jnp.linalg.solve(identity - alpha * dt * A, explicit)
-  return both[..., :-1], both[..., -1]
+  # JAX solves for the columns of a matrix one by one, a thousand times slower on a CPU.
+  implicit = jnp.linalg.inv(identity - alpha * step)
+  times = functools.partial(jnp.matmul, implicit, precision="highest")
+  b = times((dt[..., None] * B)[..., None])[..., 0]
+  return times(identity + (1 - alpha) * step), b
 
 
 def dense_bilinear(
