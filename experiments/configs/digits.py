@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.mixer = "s5"
   c.batch_size = 64  # Sequences over all devices; data x fsdp must divide it.
   c.sequence_length = 64  # Tokens: the pixels of an image.
-  c.data = dict(name="digits", permuted=False)
+  c.data = dict(name="digits", permuted=False, noise=0.0)
   c.model = dict(features=64, num_layers=2, num_heads=4, mlp="swiglu", remat="none")
   c.model.max_length = 64  # For the mixers whose filters or caches have a length.
   c.model.dtype = "float32"

@@ -19,9 +19,20 @@ HELD_OUT = 5  # One image of each class in so many.
 
 @dataclasses.dataclass(frozen=True)
 class DigitsConfig:
-  """Whether the pixels of all images are shuffled, in one order for all."""
+  """The images as sequences.
+
+  Attributes:
+    permuted: Whether the pixels of all images are shuffled, in one order for all.
+    noise: Standard deviation of what is added to the pixels of a training image each
+      time that it is seen.
+  """
 
   permuted: bool = False
+  noise: float = 0.0
+
+  def __post_init__(self):
+    if self.noise < 0:
+      raise ValueError(f"digits needs noise >= 0; got {self.noise}")
 
 
 class Digits(source.Source):
@@ -42,6 +53,7 @@ class Digits(source.Source):
       raise ValueError(
         "digits needs scikit-learn, which is not installed: pip install scikit-learn"
       ) from error
+    self._noise = config.noise
     pixels, labels = datasets.load_digits(return_X_y=True)
     if config.permuted:
       pixels = pixels[:, np.random.default_rng(0).permutation(LENGTH)]
@@ -54,11 +66,16 @@ class Digits(source.Source):
 
   def train(self, batch_size, sequence_length, seed, process_index=0, process_count=1):
     rows = _rows(self._train, sequence_length)
-    return source.shuffled(rows, batch_size, seed, process_index, process_count)
+    change = self._with_noise if self._noise else None
+    return source.shuffled(rows, batch_size, seed, process_index, process_count, change)
 
   def evaluation(self, batch_size, sequence_length, process_index=0, process_count=1):
     rows = _rows(self._held_out, sequence_length)
     return source.in_order(rows, batch_size, process_index, process_count)
+
+  def _with_noise(self, row, rng):
+    noise = self._noise * rng.standard_normal((LENGTH, 1), np.float32)
+    return row | {"inputs": row["inputs"] + noise}
 
 
 def _rows(images, length: int) -> grain.MapDataset:

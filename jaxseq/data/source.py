@@ -13,7 +13,7 @@ in the same order, and the state of an iterator is valid on any other number.
 """
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import grain
 import numpy as np
@@ -136,10 +136,23 @@ def shuffled(
   seed: int,
   process_index: int,
   process_count: int,
+  change: Callable[[dict, np.random.Generator], dict] | None = None,
 ) -> grain.DatasetIterator:
-  """Rows in `endless` order. A batch may hold some of two epochs: none is dropped."""
+  """Rows in `endless` order. A batch may hold some of two epochs: none is dropped.
+
+  Args:
+    rows: Of one epoch.
+    batch_size: Rows of the global batch.
+    seed: Of the order, and of the changes.
+    process_index: Which part of each global batch this is.
+    process_count: Number of equal parts.
+    change: Makes a row into another, at random, each time that it is seen.
+  """
   count = rows_per_process(batch_size, process_index, process_count)
-  batches = endless(rows, seed).batch(count)
+  elements = endless(rows, seed)
+  if change is not None:
+    elements = elements.random_map(change, seed=int(scattered(seed)))
+  batches = elements.batch(count)
   return iter(batches[process_index::process_count].to_iter_dataset(READ))
 
 

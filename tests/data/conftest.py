@@ -84,7 +84,7 @@ def fields(folder, tfds_folder):
     "bytes": (dict(name="bytes", path=str(folder)), 13),
     "tfds text": (dict(name="tfds", **small), 13),
     "tfds images": (dict(name="tfds", feature="image", label="label", **small), 12),
-    "digits": (dict(name="digits"), 64),
+    "digits": (dict(name="digits", noise=0.1), 64),
     "mqar": (dict(name="mqar", vocab_size=32, num_pairs=3, held_out_examples=10), 15),
     "parity": (dict(name="parity", held_out_examples=10), 9),
     "selective copying": (

@@ -40,6 +40,20 @@ def test_permuting_moves_the_pixels_of_all_images_alike():
   np.testing.assert_array_equal(moved, plain[:, order])
 
 
+def test_training_images_have_new_noise_each_time_and_held_out_ones_have_none():
+  noisy, still = data.make("digits", noise=0.1), data.make("digits")
+  batches, clean = noisy.train(1442, 64, 0), still.train(1442, 64, 0)
+  first, second = (
+    next(batches)["inputs"] - next(clean)["inputs"] for _ in range(2)
+  )  # An epoch each.
+  assert abs(first.std() - 0.1) < 1e-3 and abs(second.std() - 0.1) < 1e-3
+  assert abs(np.mean(first * second)) < 1e-4
+  for got, want in zip(noisy.evaluation(50, 64), still.evaluation(50, 64)):
+    np.testing.assert_array_equal(got["inputs"], want["inputs"])
+  with pytest.raises(ValueError, match="noise >= 0; got -1"):
+    data.make("digits", noise=-1)
+
+
 def test_another_length_is_refused():
   with pytest.raises(ValueError, match="digits needs sequence_length 64; got 32"):
     data.make("digits").train(4, 32, 0)

@@ -149,7 +149,7 @@ def test_a_negative_seed_is_refused(source):
     (dict(name="byts"), "no source is called 'byts'; did you mean bytes"),
     (dict(name="bytes", pth="x"), "field of the source 'bytes' .* did you mean path?"),
     (dict(name="bytes", limit_bytes=-1), "bytes needs limit_bytes >= 0; got -1"),
-    (dict(name="digits", zzz=1), r"there are \['permuted'\]"),
+    (dict(name="digits", zzz=1), r"there are \['permuted', 'noise'\]"),
     (dict(name="tfds"), "tfds needs dataset"),
     (dict(name="mqar", num_pairs=0), "mqar needs num_pairs >= 1; got 0"),
     (dict(name="mqar", vocab_size=9, num_pairs=4), "vocab_size >= .* 10, .* got 9"),
