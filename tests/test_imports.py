@@ -24,6 +24,9 @@ BELOW = {
     *("jaxseq.ops", "jaxseq.layers", "jaxseq.registry", "jaxseq.models"),
     *("jaxseq.typing", "jaxseq.modules.mixer"),
   },
+  "jaxseq/convert": {
+    *("jaxseq.ops", "jaxseq.layers", "jaxseq.modules", "jaxseq.convert"),
+  },
   "jaxseq/parallel": {"jaxseq.parallel"},
   "jaxseq/tasks": {"jaxseq.tasks"},
   "jaxseq/data": {"jaxseq.data", "jaxseq.tasks"},

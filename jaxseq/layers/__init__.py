@@ -3,6 +3,7 @@
 from jaxseq.layers import feature_maps, linear_init
 from jaxseq.layers.cross_entropy import cross_entropy
 from jaxseq.layers.depthwise_conv import DepthwiseConv, depthwise_conv
+from jaxseq.layers.glu import GLU
 from jaxseq.layers.implicit_filter import ImplicitFilter
 from jaxseq.layers.mlp import GEGLU, SwiGLU
 from jaxseq.layers.norm import HeadNorm, RMSNorm, l2_normalize
@@ -12,6 +13,7 @@ from jaxseq.layers.projection import projection
 __all__ = [
   "DepthwiseConv",
   "GEGLU",
+  "GLU",
   "HeadNorm",
   "ImplicitFilter",
   "PRepBN",

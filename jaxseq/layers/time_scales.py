@@ -1,6 +1,8 @@
 """Initial time scales of Mamba and its heirs (Gu & Dao 2023, arXiv:2312.00752, 3.6).
 
 dt = softplus(x W + b),    decay exp(-dt exp(A_log))
+
+and of S4 and its like, dt = exp(log_dt).
 """
 
 import math
@@ -8,7 +10,13 @@ import math
 import jax
 import jax.numpy as jnp
 
-__all__ = ["rate_init", "step_init"]
+__all__ = ["log_step_init", "rate_init", "step_init"]
+
+
+def log_step_init(low, high):
+  """An initializer of log_dt, with step sizes log-uniform in [low, high]."""
+  bounds = math.log(low), math.log(high)
+  return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, *bounds)
 
 
 def rate_init(key, shape, dtype=jnp.float32):

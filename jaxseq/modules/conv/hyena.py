@@ -33,11 +33,11 @@ class HyenaState(NamedTuple):
 
   Attributes:
     short: The last inputs of the short convolution, for x_1 .. x_N and v.
-    long: The last inputs of the long ones, for h_{N-1} .. h_1.
+    long: For h_{N-1} .. h_1 the last inputs of the long ones.
   """
 
   short: Float[Array, "B W-1 (N+1)D"]
-  long: Float[Array, "B L-1 (N-1)D"]
+  long: tuple[Float[Array, "B L-1 D"], ...]
 
 
 class Hyena(Mixer):
@@ -66,7 +66,7 @@ class Hyena(Mixer):
   @nn.compact
   def __call__(self, x, state=None, *, segment_ids=None):
     N, D = self.order, self.features
-    before = HyenaState(None, None) if state is None else state
+    before = HyenaState(None, (None,) * (N - 1)) if state is None else state
     u = ops.segments.clear_padding(x, segment_ids)
     axes = (None, "heads")
     inputs, short = ops.short_conv(
@@ -77,8 +77,21 @@ class Hyena(Mixer):
       segment_ids=segment_ids,
     )
     *gates, v = jnp.split(inputs, N + 1, axis=-1)
+    convolve = self._convolution(segment_ids)
+    z, long = gates.pop() * v, []
+    for n, own in enumerate(before.long):
+      z, last = convolve(z, own, slice(n * D, (n + 1) * D))
+      z = gates.pop() * z
+      long.append(last)
+    y = self._project(z, D, "out", ("heads", "embed")).astype(x.dtype)
+    y = ops.segments.clear_padding(y, segment_ids)
+    return y, HyenaState(short, tuple(long))
+
+  def _convolution(self, segment_ids):
+    """The long convolutions as a function of inputs, state and a slice of channels."""
+    width = (self.order - 1) * self.features
     filters = layers.ImplicitFilter(
-      (N - 1) * D,
+      width,
       self.max_length,
       self.filter_width,
       self.num_bands,
@@ -86,23 +99,15 @@ class Hyena(Mixer):
       param_dtype=self.param_dtype,
       name="filter",
     )()
-    skip = self._param("skip", nn.initializers.normal(1.0), ((N - 1) * D,))
-    z, long = gates[-1] * v, []
-    for n in range(N - 1):
-      own = slice(n * D, (n + 1) * D)
-      z, last = ops.fft_conv(
-        z,
-        filters[:, own],
-        skip[own],
-        initial_state=None if before.long is None else before.long[..., own],
-        segment_ids=segment_ids,
-        implementation=self.implementation,
-      )
-      z = gates[N - 2 - n] * z
-      long.append(last)
-    y = self._project(z, D, "out", ("heads", "embed")).astype(x.dtype)
-    y = ops.segments.clear_padding(y, segment_ids)
-    return y, HyenaState(short, jnp.concatenate(long, axis=-1))
+    skip = self._param("skip", nn.initializers.normal(1.0), (width,))
+    return lambda z, state, channels: ops.fft_conv(
+      z,
+      filters[:, channels],
+      skip[channels],
+      initial_state=state,
+      segment_ids=segment_ids,
+      implementation=self.implementation,
+    )
 
   def _project(self, x, width, name, axes):
     return layers.projection(
@@ -124,4 +129,5 @@ class Hyena(Mixer):
   def initial_state(self, batch_size: int) -> HyenaState:
     N, D = self.order, self.features
     short = jnp.zeros((batch_size, CONV_SIZE - 1, (N + 1) * D))
-    return HyenaState(short, jnp.zeros((batch_size, self.max_length - 1, (N - 1) * D)))
+    long = jnp.zeros((batch_size, self.max_length - 1, D))
+    return HyenaState(short, (long,) * (N - 1))

@@ -70,23 +70,24 @@ class Mega(Mixer):
 
   def _average(self, x, direction, state, segment_ids):
     """The moving average and its last h. Parameters begin with the direction."""
-    B, T, D = x.shape
-    shape = (D, self.ema_size)
-    names = ("embed", None)
-    param = lambda name, init: self._param(f"{direction}{name}", init, shape, names)
+    shape = (self.features, self.ema_size)
+    param = lambda name, init: self._param(
+      f"{direction}{name}", init, shape, ("embed", None)
+    )
     near_zero = nn.initializers.normal(0.2)
     alpha, delta = (nn.sigmoid(param(n, near_zero)) for n in ("alpha", "delta"))
     beta = param("beta", _beta_init)
     eta = param("eta", nn.initializers.normal(1.0)) * self.ema_size**-0.5
-    u = x.astype(jnp.float32)[..., None] * (alpha * beta)
-    h, last = ops.diagonal_recurrence(
-      (1 - alpha * delta).reshape(-1),
-      u.reshape(B, T, -1),
+    y, last = ops.linear_system(
+      x.astype(jnp.float32),
+      1 - alpha * delta,
+      alpha * beta,
+      eta[:, None],
       initial_state=state,
       segment_ids=segment_ids,
       implementation=self.implementation,
     )
-    return jnp.sum(h.reshape(u.shape) * eta, axis=-1), last
+    return y[..., 0], last
 
   def _activate(self, y, x):
     normal = nn.initializers.normal(1.0)
@@ -99,7 +100,7 @@ class Mega(Mixer):
 
   @nn.nowrap
   def initial_state(self, batch_size: int) -> GatedAttentionState:
-    average = jnp.zeros((batch_size, self.features * self.ema_size))
+    average = jnp.zeros((batch_size, self.features, self.ema_size))
     return GatedAttentionState(average, gated_attention.initial_cache(self, batch_size))
 
 

@@ -3,9 +3,9 @@
 Mimetic initialisation (Trockman et al. 2024, arXiv:2410.11135) begins a layer as causal
 linear attention, of which recall is easily learned: nothing fades (A near 0), all steps
 are one (W_dt = 0, dt_bias = softplus^-1(1)), and tokens find those like themselves
-(W_C = W_B, so that W_C^T W_B is near a multiple of the identity). Optionally the short
-convolution begins as the identity. How near A is to 0, and that W_B keeps its usual
-scale, is ours.
+(W_C^T W_B near a multiple of the identity; W_C and W_B near each other, not equal).
+Optionally the short convolution begins as the identity. How near A is to 0, that W_C is
+the mean of W_B and of random weights, and that both keep their usual scale, is ours.
 """
 
 import dataclasses
@@ -72,10 +72,10 @@ def _steps(key, shape, dtype=jnp.float32):
   return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _equal_halves(key, shape, dtype=jnp.float32):
-  """W_C = W_B."""
-  W = LINEAR(key, (shape[0], shape[1] // 2), dtype)
-  return jnp.concatenate([W, W], axis=1)
+def _correlated(key, shape, dtype=jnp.float32):
+  """W_B, and W_C half way from that to other weights."""
+  B, C = jnp.split(LINEAR(key, shape, dtype), 2, axis=1)
+  return jnp.concatenate([B, (B + C) / 2], axis=1)
 
 
 def _identity(key, shape, dtype=jnp.float32):
@@ -91,7 +91,7 @@ def _with_mimetic(default: Init) -> dict[str, Init]:
     A_log=constant(NEARLY_ZERO),
     dt=zeros,
     dt_bias=constant(math.log(math.expm1(1.0))),
-    BC=_equal_halves,
+    BC=_correlated,
   )
   with_conv = dataclasses.replace(mimetic, conv=_identity, conv_bias=zeros)
   return {"default": default, "mimetic": mimetic, "mimetic_conv": with_conv}

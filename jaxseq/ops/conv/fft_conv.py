@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import blocks, checks, dispatch, segments
+from jaxseq.ops import blocks, checks, dispatch, fourier, segments
 from jaxseq.ops.conv import short_conv
 from jaxseq.ops.dispatch import Form
 
@@ -95,8 +95,7 @@ def fft(x, kernel, state, segment_ids):
   """
   extended, _, last = extend(x, state, segment_ids)
   size = _power_of_two(extended.shape[1])
-  spectrum = jnp.fft.rfft(extended, size, axis=1) * jnp.fft.rfft(kernel, size, axis=0)
-  y = jnp.fft.irfft(spectrum, size, axis=1)
+  y = fourier.circular(extended, kernel, size)
   return y[:, state.shape[1] : extended.shape[1]], last
 
 
@@ -117,7 +116,7 @@ def chunked(x, kernel, state, segment_ids):
   cut = lambda a: blocks.split(_pad_left(a, before * C - (L - 1)), C)
   extended = cut(extended)  # [before + own, B, C, D]
   taps = jnp.pad(kernel, ((C, (before + 1) * C - L), (0, 0))).reshape(-1, C, D)
-  taps = jnp.fft.rfft(jnp.concatenate([taps[1:], taps[:-1]], axis=1), axis=1)
+  taps = jnp.concatenate([taps[1:], taps[:-1]], axis=1)
   distances = jnp.arange(before + 1)
   if numbers is not None:
     numbers = cut(numbers)
@@ -126,7 +125,8 @@ def chunked(x, kernel, state, segment_ids):
     near = _sum_of_taps(rows(extended), rows(numbers), near).reshape(own, B, C, D)
     extended = jnp.where((numbers == numbers[..., -1:])[..., None], extended, 0)
     distances, taps = distances[1:], taps[1:]
-  spectra = jnp.fft.rfft(extended, 2 * C, axis=2)
+  taps, spectra = fourier.spectra(2 * C, taps, extended.reshape(-1, C, D))
+  spectra = spectra.reshape(*extended.shape[:2], *spectra.shape[1:])
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def add_distance(y, lag):

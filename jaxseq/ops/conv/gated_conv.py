@@ -77,7 +77,7 @@ def gated_conv(
     empty = lambda x: jnp.zeros((x.shape[0], len(kernel) - 1, *x.shape[2:]))
     state = GatedConvState(empty(k), empty(v))
   else:
-    state = GatedConvState(*initial_state)
+    state = initial_state
     _check_state(name, sizes, state)
   inputs = (segments.clear_padding(x, segment_ids) for x in (q, k, v))
   q, k, w, kernel, *state = (x.astype(kind) for x in (*inputs, kernel, *state))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import blocks, checks, chunks, dispatch, segments
+from jaxseq.ops import blocks, checks, chunks, dispatch, fourier, segments
 from jaxseq.ops.dispatch import Form
 from jaxseq.ops.softmax import kv_cache
 
@@ -184,17 +184,13 @@ def _all_pairs(inputs, q, position, document):
 
 def fft(inputs):
   """A convolution over time of k_j v_j^T with c, a head at a time."""
-  T = inputs.q.shape[1]
-  size = 1 << (2 * T - 1).bit_length()  # No sum wraps around.
   kind = inputs.weights.dtype
 
   @jax.checkpoint
   def head(arrays):
     q, k, v, c = arrays  # [B, T, K], [B, T, K], [B, T, V + 1], [M]
     writes = (k[..., None] * v[..., None, :]).astype(kind)
-    spectrum = jnp.fft.rfft(writes, size, axis=1)
-    spectrum *= jnp.fft.rfft(c[:T], size)[:, None, None]
-    S = jnp.fft.irfft(spectrum, size, axis=1)[:, :T]
+    S = fourier.causal(writes, c[:, None, None])
     return jnp.einsum("btk,btkv->btv", q.astype(kind), S, precision="highest")
 
   by_head = lambda x: jnp.moveaxis(x, 2, 0)

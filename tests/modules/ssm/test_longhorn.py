@@ -10,7 +10,7 @@ from jaxseq.modules.ssm.longhorn import START, LonghornSSM
 
 def test_with_one_state_each_step_solves_its_regression():
   """min_h (h - h')^2 + beta (k h - x)^2, by the exact, non-diagonal solution."""
-  ssm = LonghornSSM(4, 1, 2, START, "recurrent", jnp.float32)
+  ssm = LonghornSSM(width=4, state_size=1, dt_rank=2, start=START, dtype=jnp.float32)
   x = jax.random.normal(jax.random.key(1), (1, 6, 4))
   params = nn.unbox(ssm.init(jax.random.key(0), x))
   p = {

@@ -16,7 +16,7 @@ def case(T, L, K=3, V=2):
   q, k = rng.normal(size=(2, 2, T, 2, K))
   v = rng.normal(size=(2, T, 2, V))
   kernel, skip = rng.normal(size=(L, 2)), rng.normal(size=2)
-  state = [rng.normal(size=(2, L - 1, 2, n)) for n in (K, V)]
+  state = ops.GatedConvState(*(rng.normal(size=(2, L - 1, 2, n)) for n in (K, V)))
   ids = np.ones((2, T), np.int32)
   ids[0, T // 3 :], ids[1, T - T // 4 :] = 2, 0
   return (q, k, v, kernel, skip), state, ids
@@ -64,7 +64,7 @@ def test_every_form_is_the_loop(T, L):
   ones = np.ones_like(ids)
   for before in (state, None):
     zeros = [np.zeros_like(x) for x in state]
-    low_state = None if before is None else [np.float32(x) for x in before]
+    low_state = jax.tree.map(np.float32, before)
     for row_ids in (None, ids):
       start = zeros if before is None else before
       want = loop(*arrays, start, ones if row_ids is None else row_ids)
@@ -89,7 +89,7 @@ def test_gradients_are_those_of_the_definition_in_float64(form):
     return jnp.sum(jnp.sin(o)) + sum(jnp.sum(jnp.cos(x)) for x in last)
 
   with jax.enable_x64():
-    args = jax.tree.map(jnp.asarray, (list(arrays), state))
+    args = jax.tree.map(jnp.asarray, (arrays, state))
     want = jax.tree.map(np.asarray, gradients("recurrent", *args))
     testing.assert_close(gradients(form, *args), want)
 

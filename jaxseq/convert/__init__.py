@@ -1,0 +1,1 @@
+"""From trained parameters of one mixer to those of another."""
