@@ -16,7 +16,7 @@ from jaxseq.ops import checks, chunks, dispatch, segments
 __all__ = ["UNROLL", "over_time", "prepare", "recurrence"]
 
 # Tokens of one turn of the loop. On a GPU a turn costs time of its own, and more than 8
-# tokens little but compilation, which takes 17 s at 32; a CPU loses in the backward pass
+# tokens little but compilation, which takes 17 s at 32; a CPU loses backward
 # what it gains. ms of [B, T, H, K] forward / forward and backward, on an H200 with
 # bfloat16 weights and on two cores of a CPU with float32:
 #
