@@ -72,8 +72,8 @@ def check(experiment, length: int) -> None:
   """
   if not hasattr(experiment.source, "held_out_bytes"):
     raise ValueError("generate needs a language model of bytes")
-  for name in experiment.model.config.pattern:
-    mixer = experiment.model.config.mixer(name)
+  for i, name in enumerate(experiment.model.config.pattern):
+    mixer = experiment.model.config.mixer(name, i)
     limit = getattr(mixer, "max_length", length)
     if length > limit and getattr(mixer, "window", None) is None:
       raise ValueError(

@@ -60,9 +60,9 @@ def memory_length(mixer: Mixer, params, x: Float[Array, "T D"]) -> Float[Array, 
     ValueError: If the mixer shows none.
   """
   _, sown = mixer.apply(params, x[None], mutable=["gates"])
-  if "gates" not in sown:
+  gates = flax.traverse_util.flatten_dict(sown.get("gates", {}))
+  decays = [shown for path, shown in gates.items() if path[-1] == "log_decay"]
+  if not decays:
     raise ValueError(f"{type(mixer).__name__} has no decays to read a length from")
-  gates = flax.traverse_util.flatten_dict(sown["gates"])
-  log_decay = next(v for path, v in gates.items() if path[-1] == "log_decay")
-  log_decay = log_decay[0][0].astype(jnp.float32)
+  log_decay = decays[0][0][0].astype(jnp.float32)
   return -1 / jnp.minimum(jnp.mean(log_decay, axis=0), -1e-9)

@@ -39,8 +39,9 @@ def test_memory_lengths_are_those_of_the_gates():
   np.testing.assert_allclose(gamma**got, np.exp(-1), rtol=1e-4)
 
 
-def test_a_mixer_without_decays_is_named():
-  mixer = registry.mixer("attention")(features=32)
+@pytest.mark.parametrize("name", ["attention", "spike_gpt"])
+def test_a_mixer_without_decays_is_named(name):
+  mixer = registry.mixer(name)(features=32)
   params, x = testing.example(mixer)
-  with pytest.raises(ValueError, match="Attention has no decays"):
+  with pytest.raises(ValueError, match=f"{type(mixer).__name__} has no decays"):
     inspection.memory_length(mixer, params, x[0])

@@ -17,7 +17,13 @@ from jaxseq.data.compressors import compressed_bits_per_byte
 from jaxseq.data.packing import pack
 from jaxseq.data.source import Source
 from jaxseq.data.text import BOS, decode, encode
-from jaxseq.tasks import induction_heads, parity, recall, selective_copying
+from jaxseq.tasks import (
+  arrow_pointing,
+  induction_heads,
+  parity,
+  recall,
+  selective_copying,
+)
 
 __all__ = [
   "BOS",
@@ -38,6 +44,7 @@ SOURCES: dict[str, tuple[type, Callable[[Any], Source]]] = {
   **{
     name: (config, functools.partial(synthetic.Synthetic, batch=task.batch))
     for name, config, task in (
+      ("arrow_pointing", arrow_pointing.ArrowPointingConfig, arrow_pointing),
       ("mqar", recall.RecallConfig, recall),
       ("parity", parity.ParityConfig, parity),
       (

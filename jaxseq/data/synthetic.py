@@ -28,10 +28,13 @@ class Synthetic(source.Source):
   def __init__(self, config: Any, batch: Callable[..., dict]):
     """
     Args:
-      config: Of the task, with a `vocab_size` and a number of `held_out_examples`.
+      config: Of the task, with a number of `held_out_examples` and a `vocab_size`, or
+        else `num_inputs` and `num_outputs`; see `Source`.
       batch: Called with keys [B], `config` and a length, gives a batch.
     """
-    self.config, self.vocab_size = config, config.vocab_size
+    self.config = config
+    for name in ("vocab_size", "num_inputs", "num_outputs"):
+      setattr(self, name, getattr(config, name, None))
 
     def generate(seed, stream, step, rows, length):
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
@@ -56,8 +59,9 @@ class Synthetic(source.Source):
     def generate(step):
       rows = step * batch_size + process_index * count + np.arange(count)
       batch = self._rows(0, EVALUATION, 0, rows, sequence_length)
-      real = (rows < total)[:, None]
-      return batch | {"weights": np.where(real, batch["weights"], np.float32(0))}
+      weights = batch["weights"].copy()
+      weights[rows >= total] = 0
+      return batch | {"weights": weights}
 
     steps = grain.MapDataset.range(-(-total // batch_size))
     return steps.map(generate).to_iter_dataset(READ)

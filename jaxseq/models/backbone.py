@@ -44,7 +44,8 @@ class BackboneConfig:
     pattern: Names of mixers.
     num_heads: For the mixers that have heads. None leaves each its own default.
     max_length: For the mixers whose cache grows: tokens that it holds.
-    mixer_options: By name of a mixer, its further attributes.
+    mixer_options: By name of a mixer, its further attributes; or by place in the
+      pattern, "0" and so on, those of that layer alone.
     mlp: A key of `MLPS`, or one for each mixer of the pattern.
     mlp_features: Inner width F. None is 8/3 D rounded up to a multiple of 32, which
       gives the three matrices the size of a plain MLP's two of 4 D.
@@ -96,10 +97,16 @@ class BackboneConfig:
     # Frozen, so that a config can be hashed, and a model be a static argument of `jit`.
     options = flax.core.freeze(dict(self.mixer_options))
     object.__setattr__(self, "mixer_options", options)
+    places = [str(i) for i in range(len(self.pattern))]
     for name in options:
-      registry.entry(name)
-    for name in self.pattern:
-      self.mixer(name)
+      if name.isdigit() and name not in places:
+        raise ValueError(
+          f"mixer_options needs places in the pattern, {', '.join(places)}; got {name}"
+        )
+      if name not in places:
+        registry.entry(name)
+    for i, name in enumerate(self.pattern):
+      self.mixer(name, i)
 
   @property
   def repeats(self) -> int:
@@ -120,11 +127,12 @@ class BackboneConfig:
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     return cls and cls(self.features, self.inner_features, **types, **attributes)
 
-  def mixer(self, kind: str, **attributes) -> Mixer:
-    """The mixer of that name in the registry, as this stack wants it."""
+  def mixer(self, kind: str, place: int | None = None, **attributes) -> Mixer:
+    """The mixer of that name in the registry, as this stack wants it at that place."""
     cls = registry.mixer(kind)
     fields = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
     options = dict(self.mixer_options.get(kind, {}))
+    options |= self.mixer_options.get(str(place), {})
     unknown = sorted(set(options) - fields)
     if unknown:
       raise ValueError(
@@ -153,7 +161,7 @@ class _Period(nn.Module):
     config = self.config
     new_states = []
     for i, name in enumerate(config.pattern):
-      mixer = config.mixer(name, name=f"mixer_{i}")
+      mixer = config.mixer(name, i, name=f"mixer_{i}")
       state = None if states is None else states[i]
       y = layers.RMSNorm(param_dtype=config.param_dtype, name=f"mixer_norm_{i}")(x)
       y, state = mixer(y.astype(config.dtype), state, segment_ids=segment_ids)
@@ -207,7 +215,8 @@ class Backbone(nn.Module):
   def initial_state(self, batch_size: int) -> State:
     """The empty states of all layers."""
     states = tuple(
-      self.config.mixer(name).initial_state(batch_size) for name in self.config.pattern
+      self.config.mixer(name, i, parent=None).initial_state(batch_size)
+      for i, name in enumerate(self.config.pattern)
     )
     repeat = lambda s: jnp.broadcast_to(s, (self.config.repeats, *s.shape))
     return jax.tree.map(repeat, states)

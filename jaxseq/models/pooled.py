@@ -18,11 +18,13 @@ class _Pooled(nn.Module):
     config: The stack.
     num_outputs: Classes, or numbers to predict.
     vocab_size: Number of token ids; None if the inputs are real, [B, T, F].
+    stack: The class of the stack, such as `DenseBackbone`.
   """
 
   config: BackboneConfig
   num_outputs: int
   vocab_size: int | None = None
+  stack: type[nn.Module] = Backbone
 
   @nn.compact
   def __call__(
@@ -45,7 +47,7 @@ class _Pooled(nn.Module):
       embed = nn.Embed(
         self.vocab_size, config.features, embedding_init=init, name="embedding", **types
       )
-    x, _ = Backbone(config, name="backbone")(embed(inputs), segment_ids=segment_ids)
+    x, _ = self.stack(config, name="backbone")(embed(inputs), segment_ids=segment_ids)
     x = x.astype(jnp.float32)
     if segment_ids is None:
       mean = jnp.mean(x, axis=1)

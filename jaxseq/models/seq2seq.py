@@ -86,7 +86,7 @@ class _Period(nn.Module):
 
     new_states = []
     for i, name in enumerate(config.pattern):
-      mixer = config.mixer(name, name=f"mixer_{i}")
+      mixer = config.mixer(name, i, name=f"mixer_{i}")
       y, state = mixer(norm(x, f"mixer_norm_{i}"), states[i])
       new_states.append(state)
       x = x + y.astype(x.dtype)
@@ -120,6 +120,8 @@ class EncoderDecoder(nn.Module):
   decoder: BackboneConfig
   vocab_size: int
   num_heads: int = 4
+
+  STATE_AXES = EncoderDecoderState(1, 2, 0)  # For `beam_search`.
 
   def __post_init__(self):
     super().__post_init__()
@@ -189,7 +191,9 @@ class EncoderDecoder(nn.Module):
     k = ops.segments.clear_padding(feature_maps.elu_plus_one(k), ids)
     S = ops.product("btlphk,btlphv->lpbhkv", k, v, like=v)
     z = jnp.moveaxis(jnp.sum(k.astype(S.dtype), axis=1), 0, 2)
-    mixers = (config.mixer(name, parent=None) for name in config.pattern)
+    mixers = (
+      config.mixer(name, i, parent=None) for i, name in enumerate(config.pattern)
+    )
     repeat = lambda s: jnp.broadcast_to(s, (config.repeats, *s.shape))
     return EncoderDecoderState(
       jax.tree.map(repeat, tuple(m.initial_state(B) for m in mixers)),

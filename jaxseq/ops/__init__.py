@@ -6,9 +6,13 @@ o, state = op(q, k, v, ..., *, initial_state=None, segment_ids=None, scale=None,
 
 from jaxseq.ops import documents, segments
 from jaxseq.ops.chunks import product
+from jaxseq.ops.conv.dense_conv import dense_conv
+from jaxseq.ops.conv.depthwise_conv import depthwise_conv
 from jaxseq.ops.conv.fft_conv import fft_conv
+from jaxseq.ops.conv.fourier import fourier
 from jaxseq.ops.conv.gated_conv import GatedConvState, gated_conv
 from jaxseq.ops.conv.modal_conv import modal_conv, modal_filter
+from jaxseq.ops.conv.piecewise_max import piecewise_max
 from jaxseq.ops.conv.routed_short_conv import routed_short_conv
 from jaxseq.ops.conv.short_conv import short_conv
 from jaxseq.ops.conv.token_shift import token_shift
@@ -55,6 +59,7 @@ from jaxseq.ops.linear.trapezoidal_decay import TrapezoidalState, trapezoidal_de
 from jaxseq.ops.rnn.elman import elman
 from jaxseq.ops.rnn.gru import gru
 from jaxseq.ops.rnn.lif import lif, spike
+from jaxseq.ops.rnn.lmu import LMUState, LMUWeights, lmu
 from jaxseq.ops.rnn.lstm import LSTMState, lstm
 from jaxseq.ops.rnn.slstm import SLSTMState, slstm
 from jaxseq.ops.rnn.sru import sru
@@ -62,14 +67,18 @@ from jaxseq.ops.rnn.wkv import WKVState, wkv
 from jaxseq.ops.softmax import kv_cache
 from jaxseq.ops.softmax.relative_attention import relative_attention
 from jaxseq.ops.softmax.softmax_attention import softmax_attention
+from jaxseq.ops.ssm.dense_recurrence import dense_recurrence
 from jaxseq.ops.ssm.diagonal_delta_rule import diagonal_delta_rule
 from jaxseq.ops.ssm.diagonal_recurrence import diagonal_recurrence
+from jaxseq.ops.ssm.linear_system import linear_system
 from jaxseq.ops.ssm.selective_scan import selective_scan
 
 __all__ = [
   "AdditiveDecayState",
   "FenwickState",
   "GatedConvState",
+  "LMUState",
+  "LMUWeights",
   "LSTMState",
   "LinearAttentionState",
   "MLSTMState",
@@ -85,7 +94,10 @@ __all__ = [
   "decoupled_delta_rule",
   "delta_product",
   "delta_rule",
+  "dense_conv",
   "dense_matrix",
+  "dense_recurrence",
+  "depthwise_conv",
   "diagonal_decay",
   "diagonal_delta_rule",
   "diagonal_recurrence",
@@ -93,6 +105,7 @@ __all__ = [
   "dplr",
   "elman",
   "fft_conv",
+  "fourier",
   "gated_conv",
   "gated_delta_rule",
   "gru",
@@ -100,6 +113,8 @@ __all__ = [
   "kv_cache",
   "lif",
   "linear_attention",
+  "linear_system",
+  "lmu",
   "log_linear",
   "log_linear_delta",
   "lstm",
@@ -109,6 +124,7 @@ __all__ = [
   "modal_filter",
   "noncausal_linear_attention",
   "normalized_linear_attention",
+  "piecewise_max",
   "plstm_2d",
   "prefix_linear_attention",
   "product",
@@ -134,8 +150,8 @@ __all__ = [
   "toeplitz_attention",
   "toeplitz_matrix",
   "token_shift",
-  "two_sided_conv",
   "trapezoidal_decay",
+  "two_sided_conv",
   "vandermonde_matrix",
   "wkv",
 ]

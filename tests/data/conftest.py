@@ -92,4 +92,8 @@ def fields(folder, tfds_folder):
       9,
     ),
     "induction heads": (dict(name="induction_heads", held_out_examples=10), 9),
+    "arrow pointing": (
+      dict(name="arrow_pointing", patch_size=60, held_out_examples=10),
+      9,
+    ),
   }

@@ -11,6 +11,7 @@ from jaxseq import data
 KINDS = (
   *("bytes", "tfds text", "tfds images", "digits"),
   *("mqar", "parity", "selective copying", "induction heads"),
+  "arrow pointing",
 )
 BATCH = 4
 

@@ -123,7 +123,7 @@ def test_a_scanned_stack_is_its_layers_one_after_another(name):
   )
   one, x = testing.example(recurrent(name))
   layers = [one, jax.tree.map(lambda p: np.float32(0.9) * np.asarray(p), one)]
-  stacked = jax.tree.map(lambda *p: np.stack(p), *nn.unbox(layers))["params"]
+  stacked = jax.tree.map(lambda *p: np.stack(p), *nn.unbox(layers)).get("params", {})
   ones = lambda *shape: {"scale": np.ones((*shape, 32), np.float32)}
   params = {"layers": {"mixer_0": stacked, "mixer_norm_0": ones(2)}}
   params["final_norm"] = ones()

@@ -1,7 +1,11 @@
 """Convolutions over many tokens, with and without gates."""
 
 from jaxseq.modules.conv import gated_attention
+from jaxseq.modules.conv.extractors import HE, ME, SHE, WE
+from jaxseq.modules.conv.fnet import FNet
+from jaxseq.modules.conv.gam import GAM
 from jaxseq.modules.conv.h3 import H3
+from jaxseq.modules.conv.hornet import CausalHorNet, widths
 from jaxseq.modules.conv.hyena import CONV_SIZE, Hyena
 from jaxseq.modules.conv.laughing_hyena import LaughingHyena, LaughingMultiHyena
 from jaxseq.modules.conv.mega import BidirectionalMega, Mega
@@ -15,16 +19,23 @@ __all__ = [
   "BidirectionalMega",
   "BidirectionalSGConv",
   "BidirectionalTNN",
+  "CausalHorNet",
+  "FNet",
+  "GAM",
   "H3",
+  "HE",
   "Hyena",
   "LaughingHyena",
   "LaughingMultiHyena",
+  "ME",
   "MIXERS",
   "Mega",
   "MultiHyena",
   "SGConv",
+  "SHE",
   "TCNCA",
   "TNN",
+  "WE",
 ]
 
 
@@ -62,12 +73,29 @@ LAUGHING_HYENA = Paper(
   2023,
   "2310.18780",
 )
+
+
 SGCONV = Paper(
   "What Makes Convolutional Models Great on Long Sequence Modeling?",
   2022,
   "2210.09298",
 )
+
+
 TOEPLITZ = Paper("Toeplitz Neural Network for Sequence Modeling", 2023, "2305.04749")
+
+
+def _extractor(name, cls, op) -> Entry:
+  return Entry(
+    name=name,
+    cls=cls,
+    paper=Paper("Attention Is Not All You Need Anymore", 2023, "2308.07661"),
+    op=op,
+    state="window",
+    state_size=lambda m: (m.context - 1) * m.features + 1,
+    rows=("S261",),
+  )
+
 
 MIXERS = (
   Entry(
@@ -115,6 +143,15 @@ MIXERS = (
     state="window",
     state_size=lambda m: sum(m.histories) * m.features + _cache_size(m),
     rows=("S052",),
+  ),
+  Entry(
+    name="fnet",
+    cls=FNet,
+    paper=Paper("FNet: Mixing Tokens with Fourier Transforms", 2021, "2105.03824"),
+    op="fourier",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
   ),
   Entry(
     name="multi_hyena",
@@ -189,4 +226,36 @@ MIXERS = (
     state_size=lambda m: 0,
     causal=False,
   ),
+  Entry(
+    name="causal_hornet",
+    cls=CausalHorNet,
+    paper=Paper(
+      "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated "
+      "Convolutions",
+      2022,
+      "2207.14284",
+    ),
+    op="short_conv",
+    state="window",
+    state_size=lambda m: (m.kernel_size - 1) * sum(widths(m)),
+    rows=("S437",),
+  ),
+  Entry(
+    name="gam",
+    cls=GAM,
+    paper=Paper(
+      "Gated Associative Memory: A Parallel O(N) Architecture for Efficient Sequence "
+      "Modeling",
+      2025,
+      "2509.00605",
+    ),
+    op="short_conv",
+    state="window",
+    state_size=lambda m: (m.kernel_size - 1) * m.features,
+    rows=("S276",),
+  ),
+  _extractor("she", SHE, "dense_conv"),
+  _extractor("he", HE, "fft_conv"),
+  _extractor("we", WE, "fft_conv"),
+  _extractor("me", ME, "fft_conv"),
 )

@@ -6,9 +6,9 @@
     SSM: ds/dt = A s + z,  y = 2 Re(C s) + D z            N / 2 complex states an entry
 
 The shift SSM, whose B is e_1, remembers the last N keys: it is a filter of N taps. The
-diagonal one is S4D-Lin (Gu et al. 2022, arXiv:2206.11893): A begins as -1/2 + i pi n, B
-is 1, and the bilinear rule has a learned step. It has one filter for all entries of a
-head's outer products.
+diagonal one is S4D-Lin (Gu et al. 2022, arXiv:2206.11893): A begins as -1/2 + i pi n,
+by the bilinear rule with a step that is learned, and B = 1. It has one filter for all
+entries of a head's outer products.
 """
 
 from typing import NamedTuple

@@ -7,6 +7,7 @@ from jaxseq.modules.lowrank.flow_attention import (
   FlowAttention,
 )
 from jaxseq.modules.lowrank.nprf import NPRF
+from jaxseq.modules.lowrank.ponet import PoNet
 from jaxseq.modules.mixer import Entry, Paper
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
   "EcoFormer",
   "Fastformer",
   "FlowAttention",
+  "PoNet",
 ]
 
 
@@ -100,5 +102,19 @@ MIXERS = (
     state="constant",
     state_size=lambda m: m.num_heads * m.num_features * (m.value_size + 1),
     rows=("S346",),
+  ),
+  Entry(
+    name="ponet",
+    cls=PoNet,
+    paper=Paper(
+      "PoNet: Pooling Network for Efficient Token Mixing in Long Sequences",
+      2021,
+      "2110.02442",
+    ),
+    op="piecewise_max",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+    rows=("S060",),
   ),
 )

@@ -8,6 +8,7 @@ from jaxseq.modules.rnn.ind_rnn import IndRNN
 from jaxseq.modules.rnn.lstm import LSTM
 from jaxseq.modules.rnn.min_gru import MinGRU, MinLSTM
 from jaxseq.modules.rnn.qrnn import QRNN
+from jaxseq.modules.rnn.recurrent_lmu import RecurrentLMU
 from jaxseq.modules.rnn.rwkv4 import RWKV4, RWKV4ChannelMix
 from jaxseq.modules.rnn.slstm import CONV_SIZE as SLSTM_CONV_SIZE
 from jaxseq.modules.rnn.slstm import SLSTM
@@ -27,6 +28,7 @@ __all__ = [
   "QRNN",
   "RWKV4",
   "RWKV4ChannelMix",
+  "RecurrentLMU",
   "SLSTM",
   "SRU",
   "SpikeGPT",
@@ -198,5 +200,19 @@ MIXERS = (
     state="constant",
     state_size=lambda m: 2 * m.features,
     rows=("S396",),
+  ),
+  Entry(
+    name="recurrent_lmu",
+    cls=RecurrentLMU,
+    paper=Paper(
+      "Legendre Memory Units: Continuous-Time Representation in Recurrent Neural "
+      "Networks",
+      2019,
+      None,
+    ),
+    op="lmu",
+    state="constant",
+    state_size=lambda m: m.features + m.memory_size,
+    rows=("S007",),
   ),
 )

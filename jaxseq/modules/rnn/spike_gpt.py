@@ -5,7 +5,8 @@
     LIF: u_t = v_{t-1} + (x_t - v_{t-1}) / 2,   s_t = [u_t >= 1],   v_t = u_t (1 - s_t)
 
 Neurons with an arctan for a gradient pass on spikes, so that the products with the next
-matrix are sums of its rows. A block is both, each after a norm and inside a residual:
+matrix are sums of its rows; the collection "gates" shows the spikes, whose number is
+what a token costs. A block is both, each after a norm and inside a residual: that is
 the pattern ("spike_gpt", "spike_gpt_channel_mix") with no MLP.
 
 Ours: rounded products would move spikes, so they are float32 whatever `dtype` is; and
@@ -59,6 +60,7 @@ class SpikeGPT(Mixer):
       initial_state=membrane,
       segment_ids=segment_ids,
     )
+    self.show(spikes=spikes)
     return spikes.astype(x.dtype), SpikeGPTState(inner, membrane)
 
   @nn.nowrap

@@ -5,10 +5,9 @@
     r_t = sigmoid(x_t W_r + v_r * c_{t-1} + b_r)                            (eq. 3)
     h_t = r_t * c_t + alpha (1 - r_t) * x_t,   alpha = sqrt(1 + 2 exp(b_r)) (eq. 4)
 
-b_r in alpha is its initial value (sec. 3.2, "scaling correction"). In the paper's first
-version v = 0, and the recurrence is linear; here that is a mixer of its own, with the
-same initial values. The layer that SRU++ puts in the place of the products with W is
-not part of this.
+b_r in alpha is its initial value. In the paper's first version v = 0, and the
+recurrence is linear; here that is a mixer of its own, "v1" in the authors' code. The
+layer that SRU++ puts in the place of the products with W is not part of this.
 """
 
 import math

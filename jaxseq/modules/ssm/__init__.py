@@ -1,26 +1,50 @@
 """State-space models and gated diagonal recurrences."""
 
 from jaxseq.modules.mixer import Entry, Paper
+from jaxseq.modules.ssm.caduceus import BiMamba, MambaDNA
 from jaxseq.modules.ssm.hydra import Hydra
+from jaxseq.modules.ssm.lmu import LMU
+from jaxseq.modules.ssm.lmuformer import LMUFormer, SpikingLMUFormer
 from jaxseq.modules.ssm.longhorn import Longhorn
 from jaxseq.modules.ssm.mamba import CONV_SIZE as MAMBA_CONV_SIZE
 from jaxseq.modules.ssm.mamba import Mamba
 from jaxseq.modules.ssm.mamba2 import CONV_SIZE as MAMBA2_CONV_SIZE
 from jaxseq.modules.ssm.mamba2 import Mamba2
 from jaxseq.modules.ssm.mamba3 import Mamba3, MIMOMamba3
+from jaxseq.modules.ssm.matrix_mixers import (
+  CauchyMixer,
+  DenseMixer,
+  LowRankMixer,
+  QuasiseparableMixer,
+  SemiseparableMixer,
+  ToeplitzMixer,
+  VandermondeMixer,
+)
 from jaxseq.modules.ssm.rg_lru import CONV_SIZE, RGLRU
 from jaxseq.modules.ssm.s5 import S5
 
 __all__ = [
-  "MIXERS",
+  "BiMamba",
+  "CauchyMixer",
+  "DenseMixer",
   "Hydra",
+  "LMU",
+  "LMUFormer",
   "Longhorn",
+  "LowRankMixer",
+  "MIMOMamba3",
+  "MIXERS",
   "Mamba",
   "Mamba2",
   "Mamba3",
-  "MIMOMamba3",
+  "MambaDNA",
+  "QuasiseparableMixer",
   "RGLRU",
   "S5",
+  "SemiseparableMixer",
+  "SpikingLMUFormer",
+  "ToeplitzMixer",
+  "VandermondeMixer",
 ]
 
 
@@ -40,14 +64,31 @@ def _mamba3_size(m: Mamba3) -> int:
   )
 
 
+CADUCEUS = Paper(
+  "Caduceus: Bi-Directional Equivariant Long-Range DNA Sequence Modeling",
+  2024,
+  "2403.03234",
+)
+
+
 HYDRA = Paper(
   "Hydra: Bidirectional State Space Models Through Generalized Matrix Mixers",
   2024,
   "2407.09941",
 )
+
+
 MAMBA3 = Paper(
   "Mamba-3: Improved Sequence Modeling using State Space Principles", 2026, "2603.15569"
 )
+
+
+LMUFORMER = Paper(
+  "LMUFormer: Low Complexity Yet Powerful Spiking Model With Legendre Memory Units",
+  2024,
+  "2402.04882",
+)
+
 
 MIXERS = (
   Entry(
@@ -95,7 +136,7 @@ MIXERS = (
     op="selective_scan",
     state="constant",
     state_size=_mamba_size,
-    rows=("S015", "S165"),
+    rows=("S015", "S114", "S165"),
   ),
   Entry(
     name="mamba2",
@@ -136,5 +177,75 @@ MIXERS = (
     state_size=lambda m: 0,
     causal=False,
     rows=("S219",),
+  ),
+  Entry(
+    name="bi_mamba",
+    cls=BiMamba,
+    paper=CADUCEUS,
+    op="selective_scan",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+  ),
+  Entry(
+    name="mamba_dna",
+    cls=MambaDNA,
+    paper=CADUCEUS,
+    op="selective_scan",
+    state="none",
+    state_size=lambda m: 0,
+    causal=False,
+  ),
+  *(
+    Entry(
+      name=name,
+      cls=cls,
+      paper=HYDRA,
+      op=op,
+      state="none",
+      state_size=lambda m: 0,
+      causal=False,
+      rows=("S219",),
+    )
+    for name, cls, op in (
+      ("dense_mixer", DenseMixer, "softmax_attention"),
+      ("toeplitz_mixer", ToeplitzMixer, "toeplitz_matrix"),
+      ("vandermonde_mixer", VandermondeMixer, "vandermonde_matrix"),
+      ("cauchy_mixer", CauchyMixer, "cauchy_matrix"),
+      ("low_rank_mixer", LowRankMixer, "noncausal_linear_attention"),
+      ("semiseparable_mixer", SemiseparableMixer, "scalar_decay"),
+      ("quasiseparable_mixer", QuasiseparableMixer, "quasiseparable"),
+    )
+  ),
+  Entry(
+    name="lmu",
+    cls=LMU,
+    paper=Paper(
+      "Parallelizing Legendre Memory Unit Training",
+      2021,
+      "2102.11417",
+    ),
+    op="dense_recurrence",
+    state="constant",
+    state_size=lambda m: m.num_channels * m.memory_size,
+    rows=("S007",),
+  ),
+  Entry(
+    name="lmuformer",
+    cls=LMUFormer,
+    paper=LMUFORMER,
+    op="dense_recurrence",
+    state="constant",
+    state_size=lambda m: m.features,
+    rows=("S007",),
+  ),
+  Entry(
+    name="spiking_lmuformer",
+    cls=SpikingLMUFormer,
+    paper=LMUFORMER,
+    op="dense_recurrence",
+    state="constant",
+    state_size=lambda m: 2 * m.features + sum(m.widths.values()),
+    rows=("S007",),
   ),
 )

@@ -9,6 +9,7 @@ y_t = (o_t * silu(z_t)) W_o
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ __all__ = [
   "SelectiveSSM",
   "SelectiveState",
   "gated",
+  "several",
   "ssm_options",
 ]
 
@@ -51,6 +53,7 @@ class SelectiveSSM(nn.Module):
     width: Channels D.
     state_size: N, numbers of state for each channel.
     dt_rank: Rank of the projection to the step sizes.
+    conv_size: Taps W of the short convolution. None if x comes from another one.
     start: Initialisers.
     implementation: See `ops.selective_scan`.
     dtype: Of the matrix products.
@@ -60,6 +63,7 @@ class SelectiveSSM(nn.Module):
   width: int
   state_size: int
   dt_rank: int
+  conv_size: int | None = CONV_SIZE
   start: mamba_init.Init = mamba_init.MAMBA["default"]
   implementation: str = "auto"
   dtype: DTypeLike = jnp.bfloat16
@@ -70,8 +74,8 @@ class SelectiveSSM(nn.Module):
     self,
     x: Float[Array, "B T D"],
     state: SelectiveState | None = None,
-    *,
     segment_ids: Int[Array, "B T"] | None = None,
+    *,
     dt_scale: Float[Array, "B T"] | None = None,
     dt_shift: Float[Array, "B T D"] | None = None,
   ) -> tuple[Float[Array, "B T D"], SelectiveState]:
@@ -86,22 +90,23 @@ class SelectiveSSM(nn.Module):
     """
     start = self.start
     memory, inputs = (None, None) if state is None else state
-    x, inputs = ops.short_conv(
-      x,
-      self._param("conv", start.conv, (CONV_SIZE, self.width), (None, "heads")),
-      self._param("conv_bias", start.conv_bias, (self.width,)),
-      activation="silu",
-      initial_state=inputs,
-      segment_ids=segment_ids,
-    )
-    low = self._project(x, self.dt_rank, "dt_down", ("heads", None))
-    dt = self._project(low, self.width, "dt_up", (None, "heads"), start.dt)
+    if self.conv_size is not None:
+      x, inputs = ops.short_conv(
+        x,
+        self._param("conv", start.conv, (self.conv_size, self.width), (None, "heads")),
+        self._param("conv_bias", start.conv_bias, (self.width,)),
+        activation="silu",
+        initial_state=inputs,
+        segment_ids=segment_ids,
+      )
+    low = _project(self, x, self.dt_rank, "dt_down", ("heads", None))
+    dt = _project(self, low, self.width, "dt_up", (None, "heads"), start.dt)
     dt = dt.astype(jnp.float32)
     if dt_scale is not None:
       dt *= dt_scale[..., None]
     if dt_shift is not None:
       dt += dt_shift
-    BC = self._project(x, 2 * self.state_size, "BC", ("heads", None), start.BC)
+    BC = _project(self, x, 2 * self.state_size, "BC", ("heads", None), start.BC)
     B, C = jnp.split(BC, 2, axis=-1)
     dt += self._param("dt_bias", start.dt_bias, (self.width,))
     y, memory = self._scan(x, dt, B, C, memory, segment_ids)
@@ -128,9 +133,6 @@ class SelectiveSSM(nn.Module):
 
   def _skip(self):
     return self._param("D", nn.initializers.ones, (self.width,))
-
-  def _project(self, x, width, name, axes, kernel_init=mamba_init.LINEAR):
-    return _project(self, x, width, name, axes, kernel_init)
 
   def _param(self, name, init, shape, axes=("heads",)):
     init = nn.with_logical_partitioning(init, axes)
@@ -186,6 +188,17 @@ def ssm_options(mixer) -> dict:
     dtype=mixer.dtype,
     param_dtype=mixer.param_dtype,
   )
+
+
+def several(mixer, **options) -> Callable:
+  """State spaces side by side; inputs, states and ids have them as first axis."""
+  cls = nn.vmap(
+    SelectiveSSM,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    metadata_params={nn.PARTITION_NAME: None},
+  )
+  return cls(**ssm_options(mixer), **options)
 
 
 def gated(mixer, x, segment_ids, ssm):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import blocks, checks, dispatch, segments
+from jaxseq.ops import blocks, checks, dispatch, fourier, segments
 from jaxseq.ops.conv import short_conv
 from jaxseq.ops.dispatch import Form
 
@@ -95,8 +95,7 @@ def fft(x, kernel, state, segment_ids):
   """
   extended, _, last = extend(x, state, segment_ids)
   size = _power_of_two(extended.shape[1])
-  spectrum = jnp.fft.rfft(extended, size, axis=1) * jnp.fft.rfft(kernel, size, axis=0)
-  y = jnp.fft.irfft(spectrum, size, axis=1)
+  y = fourier.circular(extended, kernel, size)
   return y[:, state.shape[1] : extended.shape[1]], last
 
 

@@ -3,13 +3,12 @@
     C_right, C_down = T (C_left, C_up) + s k v^T              state [2, K, V]
     o = (m_left C_left + m_up C_up)^T q + d (q . k) v
 
-A state is on each edge from a node to the next one right of it and below it
-(arXiv:2506.11997, sec. 4, eq. 5-6, and sec. 4.3.1). At a node the Source s, the
-Transition T, a 2 x 2 matrix, and the Mark m say what its outgoing edges take from it
-and from its incoming edges, and what it reads of these. Of the first node on, states
-grow with the number of paths, unless the columns of |T| have sums of at most one
-(P-mode), or one of the two entries off the diagonal is zero everywhere and no other is
-over one (D-mode; sec. 4.2).
+A state stands on each edge, from a node to the one right of it and to the one below it
+(arXiv:2506.11997, sec. 4, eq. 5-6, and sec. 4.3.1). A node's Source s and Transition T,
+a 2 x 2 matrix, say what its outgoing edges take from it and from its incoming edges,
+its Mark m what it reads of these. States grow with the number of paths, unless the
+columns of |T| have sums of at most one (P-mode), or one of the two entries off the
+diagonal is zero everywhere and no other is over one (D-mode; sec. 4.2).
 
 Right and down is one of four directions; o is the sum over those that are asked for.
 
@@ -19,6 +18,7 @@ other, make a larger one (sec. 4.1.2), so that log2 T steps give all of T x T sc
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "plstm_2d"]
 
-TILE_SIZE = 16  # Rows and columns of nodes that are one map in the chunked form.
+TILE_SIZE = 8  # Rows and columns of nodes that are one map in the chunked form.
 
 
 class Nodes(NamedTuple):
@@ -163,7 +163,7 @@ def recurrent(nodes):
 def parallel(nodes):
   """One tile of all nodes: T x T scores."""
   R, C = nodes.q.shape[1:3]
-  sizes = tuple(1 << (n - 1).bit_length() for n in (R, C))
+  sizes = _powers_of_two(R, C)
   tiles, maps, order = _tiles(nodes, sizes)
   _, o = _read(*jax.tree.map(lambda x: x[0, 0], (tiles, maps)), None)
   return _untile(o[None, None], order, sizes)[:, :R, :C]
@@ -172,7 +172,7 @@ def parallel(nodes):
 def chunked(nodes):
   """`parallel` within tiles, `recurrent` from tile to tile."""
   R, C = nodes.q.shape[1:3]
-  sizes = tuple(min(TILE_SIZE, 1 << (n - 1).bit_length()) for n in (R, C))
+  sizes = [min(n, TILE_SIZE) for n in _powers_of_two(R, C)]
   if sizes[0] >= R and sizes[1] >= C:
     return parallel(nodes)
   tiles, maps, order = _tiles(nodes, sizes)
@@ -193,6 +193,11 @@ def chunked(nodes):
   up = jnp.zeros((count, N, H, sizes[1], K, tiles.v.shape[-1]), maps.dtype)
   _, o = jax.lax.scan(row, up, (tiles, maps))
   return _untile(o, order, sizes)[:, :R, :C]
+
+
+def _powers_of_two(*sizes):
+  """The least that are not below the sizes."""
+  return [1 << (n - 1).bit_length() for n in sizes]
 
 
 class Tile(NamedTuple):
@@ -250,16 +255,19 @@ def _tiles(nodes, sizes):
   edges = jnp.concatenate([transition, source[..., None]], axis=-1)
   reads = jnp.pad(mark, [(0, 0)] * (mark.ndim - 1) + [(0, 1)])  # Not its own k v^T.
   maps = jnp.concatenate([edges, reads[..., None, :]], axis=-2)
-  order = np.arange(sizes[0] * sizes[1]).reshape(*sizes, 1, 1)
+  outer = maps.shape[:4]
+  maps = maps.reshape(-1, *maps.shape[4:])  # XLA's CPU backend takes no eight axes.
+  order = np.arange(math.prod(sizes)).reshape(*sizes, 1, 1)
   edge_sizes = [1, 1]  # Edges that enter a tile from the left, and from above.
-  while maps.shape[-4] * maps.shape[-3] > 1:
-    axis = int(maps.shape[-4] > maps.shape[-3])
+  while maps.shape[1] * maps.shape[2] > 1:
+    axis = int(maps.shape[1] > maps.shape[2])
     maps = _join(*_halves(maps, axis), edge_sizes, axis)
     order = np.concatenate(_halves(order, axis), axis=-2)
     edge_sizes[1 - axis] *= 2
   order = order.reshape(-1)
   flat = lambda x: x.reshape(*x.shape[:4], -1, x.shape[-1])[..., order, :]
-  return Tile(flat(q), flat(k), flat(v)), maps[..., 0, 0, :, :], order
+  maps = maps.reshape(*outer, *maps.shape[3:])
+  return Tile(flat(q), flat(k), flat(v)), maps, order
 
 
 def _halves(x, axis):

@@ -32,8 +32,14 @@ from jaxseq.ops.dispatch import Form
 
 __all__ = [
   "IMPLEMENTATIONS",
+  "Inputs",
+  "blockwise",
   "cauchy_matrix",
   "dense_matrix",
+  "parallel",
+  "prepare",
+  "recurrent",
+  "several_blocks",
   "toeplitz_matrix",
   "vandermonde_matrix",
 ]
@@ -99,7 +105,8 @@ def dense_matrix(
   def entries(i, rows, j, columns):
     return jnp.moveaxis(weights[:, i[:, :, None], j[:, None]], 0, -1)
 
-  return _mix("dense_matrix", entries, v, (), (), segment_ids, implementation)
+  arguments = "dense_matrix", entries, v, (), (), segment_ids
+  return _mix(*arguments, implementation=implementation)
 
 
 def toeplitz_matrix(
@@ -139,7 +146,8 @@ def toeplitz_matrix(
     left, right = (of_token(x, token) for x in columns)
     return jnp.where(distance[..., None] >= 0, left, right)
 
-  return _mix(name, entries, v, (start,), (a, b), segment_ids, implementation, (a, b))
+  arguments = name, entries, v, (start,), (a, b), segment_ids, (a, b)
+  return _mix(*arguments, implementation=implementation)
 
 
 def vandermonde_matrix(
@@ -174,7 +182,8 @@ def vandermonde_matrix(
     column = jnp.cos(k[:, None] * i[:, :, None, None, None])
     return jnp.sum(row - column, axis=-1)
 
-  return _mix(name, entries, v, (q,), (k,), segment_ids, implementation)
+  arguments = name, entries, v, (q,), (k,), segment_ids
+  return _mix(*arguments, implementation=implementation)
 
 
 def cauchy_matrix(
@@ -209,11 +218,22 @@ def cauchy_matrix(
     (q,), (k,) = rows, columns
     return jnp.sum(1 / (jnp.exp(q)[:, :, None] + jnp.exp(k)[:, None] + offset), axis=-1)
 
-  return _mix(name, entries, v, (q,), (k,), segment_ids, implementation)
+  arguments = name, entries, v, (q,), (k,), segment_ids
+  return _mix(*arguments, implementation=implementation)
 
 
-def _mix(name, entries, v, rows, columns, segment_ids, implementation, kernels=None):
-  """The op of that name; `entries` as in `Inputs`."""
+def prepare(name, entries, v, rows, columns, segment_ids, kernels=None) -> Inputs:
+  """Checks the values and clears padding; the rest as in `Inputs`.
+
+  Args:
+    name: The op's name, for messages.
+    entries: Of the matrix.
+    v: Values.
+    rows: By token.
+    columns: By token.
+    segment_ids: Or None.
+    kernels: Or None.
+  """
   B, T = v.shape[:2]
   checks.check_shapes(name, v=(v, "B T H V"), segment_ids=(segment_ids, "B T"))
   kind = jnp.promote_types(v.dtype, jnp.float32)
@@ -229,10 +249,15 @@ def _mix(name, entries, v, rows, columns, segment_ids, implementation, kernels=N
     valid, _, index = segments.parse(segment_ids)
     document = jnp.where(valid, index, -1)
   packed = segment_ids is not None
-  args = entries, clear(v), rows, columns, position, document, kernels, packed
-  inputs = Inputs(*args)
+  return Inputs(entries, clear(v), rows, columns, position, document, kernels, packed)
+
+
+def _mix(name, *arguments, implementation):
+  """The op of that name, from the arguments of `prepare`."""
+  inputs = prepare(name, *arguments)
+  T = inputs.v.shape[1]
   run = dispatch.select(name, IMPLEMENTATIONS, implementation, T, inputs)
-  return clear(run(inputs)).astype(v.dtype)
+  return run(inputs).astype(inputs.v.dtype)
 
 
 def _rows(inputs, i, document, rows):
@@ -241,7 +266,8 @@ def _rows(inputs, i, document, rows):
   same = document[:, :, None] == inputs.document[:, None]
   M = jnp.where(same[..., None], M, 0)
   M = jnp.broadcast_to(M, (len(inputs.v), *M.shape[1:]))
-  return chunks.product("brsh,bshv->brhv", M, inputs.v, like=inputs.v)
+  o = chunks.product("brsh,bshv->brhv", M, inputs.v, like=inputs.v)
+  return jnp.where((document < 0)[..., None, None], 0, o)
 
 
 def recurrent(inputs):
@@ -266,7 +292,8 @@ def parallel(inputs):
   return _rows(inputs, inputs.position, inputs.document, inputs.rows)
 
 
-def _several_blocks(inputs):
+def several_blocks(inputs):
+  """Whether all rows at once would take too much memory."""
   return inputs.v.shape[1] > BLOCK_SIZE
 
 
@@ -296,7 +323,7 @@ def _short(inputs):
 
 IMPLEMENTATIONS = {
   "fft": Form(fft, _no_convolution, _short),
-  "parallel": Form(parallel, slow=_several_blocks),
+  "parallel": Form(parallel, slow=several_blocks),
   "blockwise": Form(blockwise),
   "recurrent": Form(recurrent),
 }

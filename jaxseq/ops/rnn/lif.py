@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import checks, dispatch, segments
 from jaxseq.ops.dispatch import Form
+from jaxseq.ops.rnn import cells
 
 __all__ = ["IMPLEMENTATIONS", "RESETS", "lif", "spike"]
 
@@ -121,7 +122,9 @@ def recurrent(currents, state, parsed, *, decay, threshold, reset, detach_reset,
   tokens = jax.tree.map(
     lambda x: x.swapaxes(0, 1), (currents, parsed.valid, parsed.starts)
   )
-  last, spikes = jax.lax.scan(step, state, tokens)
+  last, spikes = jax.lax.scan(
+    step, state, tokens, unroll=cells.UNROLL[dispatch.platform()]
+  )
   return spikes.swapaxes(0, 1), last
 
 

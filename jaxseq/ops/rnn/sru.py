@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import checks, dispatch, segments
 from jaxseq.ops.dispatch import Form
+from jaxseq.ops.rnn import cells
 
 __all__ = ["IMPLEMENTATIONS", "sru"]
 
@@ -93,7 +94,9 @@ def recurrent(u, forget, reset, skip, peepholes, state, parsed):
   tokens = jax.tree.map(
     lambda x: x.swapaxes(0, 1), (u, forget, parsed.valid, parsed.starts)
   )
-  last, (before, c) = jax.lax.scan(step, state, tokens)
+  last, (before, c) = jax.lax.scan(
+    step, state, tokens, unroll=cells.UNROLL[dispatch.platform()]
+  )
   before, c = before.swapaxes(0, 1), c.swapaxes(0, 1)
   r = jax.nn.sigmoid(reset + reset_peephole * before)
   return jnp.where(parsed.valid[..., None], r * c + (1 - r) * skip, 0), last

@@ -1,4 +1,4 @@
-"""The weighted average of RWKV-4 (Peng et al. 2023, arXiv:2305.13048, eq. 16).
+"""The weighted average of RWKV-4 (Peng et al. 2023, arXiv:2305.13048, sec. 3.1).
 
     o_t = (a_{t-1} + exp(u + k_t) v_t) / (b_{t-1} + exp(u + k_t))
     a_t = exp(g) a_{t-1} + exp(k_t) v_t              elementwise; state [D], [D]
@@ -6,7 +6,7 @@
 
 Attention that needs no queries: past tokens weigh exp(k), less with time, the current
 one exp(u + k). The sums are stored as a = exp(m) n and b = exp(m) d with the largest
-exponent m that is in them, so that nothing overflows (appendix D):
+exponent m that is in them, so that nothing overflows:
 
     m_t = max(m_{t-1} + g, k_t)
     n_t = exp(m_{t-1} + g - m_t) n_{t-1} + exp(k_t - m_t) v_t,    d_t likewise

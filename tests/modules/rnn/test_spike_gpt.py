@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,9 @@ from jaxseq.modules.rnn import RWKV4, RWKV4ChannelMix, SpikeGPT, SpikeGPTChannel
 def test_it_fires_where_the_layer_inside_has_charged_a_neuron(cls, inside):
   mixer = cls(features=16, dtype=jnp.float32)
   params, x = nn.unbox(testing.example(mixer))
-  spikes, _ = jax.jit(mixer.apply)(params, x)
+  run = jax.jit(functools.partial(mixer.apply, mutable=["gates"]))
+  (spikes, _), shown = run(params, x)
+  np.testing.assert_array_equal(shown["gates"]["spikes"][0], spikes)
   inner = inside(features=16, dtype=jnp.float32)
   y, _ = jax.jit(inner.apply)({"params": params["params"]["inner"]}, x)
   v, want = np.zeros((2, 16)), []

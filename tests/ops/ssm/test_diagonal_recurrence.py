@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from jaxseq import ops, testing
 from jaxseq.ops.ssm import diagonal_recurrence as module
 
-FORMS = sorted(set(module.IMPLEMENTATIONS) - {"recurrent"})
+# Those for a factor of each token's own.
+FORMS = sorted(set(module.IMPLEMENTATIONS) - {"recurrent", "convolution"})
 BUDGET = 3e-6  # Of float32 against float64, as a share of the largest value.
 
 
@@ -57,7 +58,7 @@ def test_every_form_is_the_loop(kind, T, packed):
   a, x, state, ids = case(kind, T, packed)
   want = loop(a, x, state, ids)
   low = [y.astype("complex64" if y.dtype == complex else "float32") for y in (a, x)]
-  for form in module.IMPLEMENTATIONS:
+  for form in ("recurrent", *FORMS):
     got = ops.diagonal_recurrence(
       *low,
       initial_state=jnp.asarray(state),
@@ -99,14 +100,14 @@ def test_a_factor_of_modulus_one_keeps_its_length_over_many_tokens():
   a = jnp.exp(1j * jnp.linspace(0.1, 3, 4))
   x = jnp.zeros((1, 20_000, 4))
   state = jnp.ones((1, 4))
-  for form in FORMS:
+  for form in (*FORMS, "convolution"):
     _, last = ops.diagonal_recurrence(a, x, initial_state=state, implementation=form)
     np.testing.assert_allclose(np.abs(last), 1, atol=2e-3)
 
 
 def test_one_factor_for_all_tokens_is_the_same_factor_at_each():
   a, x, state, packed = case("complex", 40, True)
-  for form in module.IMPLEMENTATIONS:
+  for form in ("recurrent", *FORMS):
     for ids in (None, jnp.asarray(packed)):
       run = lambda a, ids=ids, form=form: ops.diagonal_recurrence(
         a,
@@ -119,11 +120,93 @@ def test_one_factor_for_all_tokens_is_the_same_factor_at_each():
       testing.assert_close(run(one), run(jnp.broadcast_to(one, x.shape)))
 
 
+@pytest.mark.parametrize("T", [1, 2, 67])
+@pytest.mark.parametrize("kind", ["real", "complex"])
+def test_the_convolution_is_the_loop(kind, T):
+  a, x, state, _ = case(kind, T, False)
+  a = a[0, 0]
+  if kind == "real":
+    a[:4] = 0, 1, -1, -0.3
+  low = [y.astype("complex64" if y.dtype == complex else "float32") for y in (a, x)]
+  low.append(state.astype("float32"))
+  a, x, state = (y.astype(z.dtype) for y, z in zip(low, (a, x, state)))
+
+  def run(form):
+    def loss(a, x, state):
+      h, last = ops.diagonal_recurrence(a, x, initial_state=state, implementation=form)
+      total = jnp.sum(jnp.sin(h.real) + h.imag**2) + jnp.sum(last.real)
+      return total, (h, last)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+
+  want = loop(np.broadcast_to(a, x.shape), x, state, None)
+  grads, got = run("convolution")(*low)
+  assert max(map(error, got, want)) < BUDGET
+  with jax.enable_x64():
+    args = jnp.asarray(a), jnp.asarray(x), jnp.asarray(state)
+    want_grads, _ = run("recurrent")(*args)
+    same_grads, _ = run("convolution")(*args)
+    want_grads, same_grads = jax.tree.map(np.asarray, (want_grads, same_grads))
+  assert max(map(error, same_grads, want_grads)) < 1e-12
+  assert max(map(error, grads, want_grads)) < BUDGET
+
+
+def test_the_convolution_says_what_it_cannot_take():
+  a, x, _, packed = case("real", 9, True)
+  for factor, ids in ((a, None), (a[0, 0], jnp.asarray(packed))):
+    with pytest.raises(NotImplementedError, match="one factor for all tokens.*packed"):
+      ops.diagonal_recurrence(
+        factor, jnp.asarray(x), segment_ids=ids, implementation="convolution"
+      )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_reverse_is_the_loop_over_reversed_rows(packed):
+  a, x, state, ids = case("complex", 23, packed)
+  back = lambda y: None if y is None else y[:, ::-1]
+  want, end = loop(back(a), back(x), state, back(ids))
+  for form in ("recurrent", *FORMS):
+    got = ops.diagonal_recurrence(
+      a.astype("complex64"),
+      x.astype("float32"),
+      initial_state=jnp.asarray(state),
+      segment_ids=None if ids is None else jnp.asarray(ids),
+      reverse=True,
+      implementation=form,
+    )
+    assert max(map(error, got, (back(want), end))) < BUDGET, form
+
+
+def test_a_state_may_be_a_tensor_with_a_factor_shared_by_some_of_its_axes():
+  rng = np.random.default_rng(0)
+  x, packed = rng.normal(size=(2, 11, 3, 2, 5)), case("real", 11, True)[3]
+  state = rng.normal(size=(2, 3, 2, 5))
+  by_token = factors("real", (2, 11, 1, 1, 5), rng)
+  flat = lambda y: y.reshape(*y.shape[: y.ndim - 3], -1)
+  for a, ids, forms in (
+    (by_token, packed, ("chunked", "recurrent")),
+    (by_token[0, 0], packed, ("chunked", "recurrent")),
+    (by_token[0, 0], None, ("chunked", "recurrent", "convolution")),
+  ):
+    whole = np.broadcast_to(a, x.shape).reshape(2, 11, 30)
+    want, end = loop(whole, flat(x), flat(state), ids)
+    for form in forms:
+      h, last = ops.diagonal_recurrence(
+        a.astype("float32"),
+        x.astype("float32"),
+        initial_state=jnp.asarray(state),
+        segment_ids=None if ids is None else jnp.asarray(ids),
+        implementation=form,
+      )
+      assert h.shape == x.shape and last.shape == state.shape
+      assert max(map(error, (flat(h), flat(last)), (want, end))) < BUDGET, form
+
+
 def test_a_complex_state_stays_complex_where_all_else_is_real():
   a, x, state, _ = case("real", 9, False)
   state = state * np.exp(1j)
   want = loop(a.astype(complex), x, state, None)
-  for form in module.IMPLEMENTATIONS:
+  for form in ("recurrent", *FORMS):
     got = ops.diagonal_recurrence(
       jnp.asarray(a, jnp.float32),
       jnp.asarray(x, jnp.float32),
@@ -164,5 +247,7 @@ def test_any_split_gives_the_whole(T, cut, form):
 def test_wrong_shapes_are_named():
   with pytest.raises(ValueError, match="diagonal_recurrence needs a .* got shape"):
     ops.diagonal_recurrence(jnp.ones((2, 5, 3)), jnp.ones((2, 6, 3)))
+  with pytest.raises(ValueError, match="needs initial_state .* got shape"):
+    ops.diagonal_recurrence(jnp.ones(3), jnp.ones((2, 6, 3)), initial_state=jnp.ones(3))
   with pytest.raises(ValueError, match="'auto' or one of"):
     ops.diagonal_recurrence(jnp.ones(3), jnp.ones((2, 6, 3)), implementation="fast")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from jaxseq.ops.ssm import discretize, hippo
+from jaxseq.ops.ssm import discretize
 
 
 @pytest.mark.parametrize(
@@ -33,20 +33,46 @@ def test_a_tiny_step_loses_no_digits(dt):
   np.testing.assert_allclose(b, want, rtol=1e-6)
 
 
-def test_legs_projects_onto_legendre_polynomials():
-  # The state of dc/dt = (A c + B f) / t is f's projection onto [0, t]. A constant has
-  # the first coefficient alone, at rest: A e_0 + B = 0.
-  A = hippo.legs(6)
-  B = np.sqrt(2 * np.arange(6) + 1)
-  np.testing.assert_allclose(A[:, 0] + B, np.zeros(6), atol=1e-12)
+@pytest.mark.parametrize("alpha", [0, 0.3, 1])
+def test_the_generalized_bilinear_rule_is_scipys(alpha):
+  with jax.enable_x64():
+    a, b = discretize.generalized_bilinear(np.array([-2.0, 0.0]), 0.07, alpha)
+  for i, eigenvalue in enumerate((-2.0, 0.0)):
+    system = np.array([[[eigenvalue]], [[1]], [[1]], [[0]]])
+    Ad, Bd, *_ = scipy.signal.cont2discrete(system, 0.07, "gbt", alpha)
+    np.testing.assert_allclose((a[i], b[i]), (Ad[0, 0], Bd[0, 0]), rtol=1e-12)
 
 
-def test_the_normal_part_has_real_parts_of_minus_a_half_and_unitary_eigenvectors():
-  values, vectors = hippo.normal_legs_eigenvectors(16)
-  np.testing.assert_allclose(values.real, -0.5)
-  assert (values[:8].imag > 0).all()
-  np.testing.assert_allclose(values[:8], values[8:][::-1].conj(), atol=1e-10)
-  np.testing.assert_allclose(vectors.conj().T @ vectors, np.eye(16), atol=1e-10)
-  p = np.sqrt(np.arange(16) + 0.5)
-  normal = vectors @ np.diag(values) @ vectors.conj().T
-  np.testing.assert_allclose(normal - np.outer(p, p), hippo.legs(16), atol=1e-9)
+def test_dirac_has_the_impulse_response_of_scipys():
+  eigenvalues, dt = np.array([-2.0, -0.1]), 0.07
+  with jax.enable_x64():
+    a, b = discretize.dirac(eigenvalues, np.full(2, dt))
+  for i, eigenvalue in enumerate(eigenvalues):
+    system = np.array([[[eigenvalue]], [[1]], [[1]], [[0]]])
+    Ad, Bd, C, D, _ = scipy.signal.cont2discrete(system, dt, "impulse")
+    # Scipy's state lags a step behind its input, and its impulse has the area dt.
+    response = [D[0, 0], *((C @ Ad**k @ Bd)[0, 0] for k in range(4))]
+    np.testing.assert_allclose(
+      np.array(response) / dt, np.asarray(b)[i] * np.asarray(a)[i] ** np.arange(5)
+    )
+
+
+@pytest.mark.parametrize(
+  "rule, method, options",
+  [
+    ("dense_zero_order_hold", "zoh", ()),
+    ("dense_bilinear", "bilinear", ()),
+    ("dense_generalized_bilinear", "gbt", (0.3,)),
+  ],
+)
+def test_the_dense_rules_are_scipys(rule, method, options):
+  rng = np.random.default_rng(0)
+  A, B, dt = rng.normal(size=(2, 5, 5)), rng.normal(size=5), np.array([0.07, 0.9])
+  A[1] = np.diag(np.ones(4), -1)  # Singular.
+  with jax.enable_x64():
+    a, b = getattr(discretize, rule)(A, B, dt, *options)
+  for i in range(2):
+    system = (A[i], B[:, None], np.eye(5), np.zeros((5, 1)))
+    Ad, Bd, *_ = scipy.signal.cont2discrete(system, dt[i], method, *options)
+    np.testing.assert_allclose(a[i], Ad, atol=1e-12)
+    np.testing.assert_allclose(b[i], Bd[:, 0], atol=1e-12)
