@@ -58,7 +58,8 @@ class Experiment:
   def init(self, key) -> training.TrainState:
     """The state before the first step."""
     init_key, key = jax.random.split(key)
-    params = nn.unbox(_init(self.model, self.source, init_key))
+    length = self.config.sequence_length
+    params = nn.unbox(_init(self.model, self.source, length, init_key))
     optimizer = training.make_optimizer(self.optimizer)
     return training.create(params, optimizer, key, ema=self.config.ema_decay > 0)
 
@@ -128,9 +129,9 @@ def make_model(c: ml_collections.ConfigDict, source, platform: str) -> nn.Module
   raise ValueError(f"task must be one of {TASKS}; got {c.task!r}")
 
 
-def _init(model, source, key):
-  """Boxed parameters. One example of two tokens shows every shape."""
-  shape = (1, 2) if source.vocab_size else (1, 2, source.num_inputs)
+def _init(model, source, length, key):
+  """Boxed parameters. One example shows every shape; a grid must fit its length."""
+  shape = (1, length) if source.vocab_size else (1, length, source.num_inputs)
   inputs = jnp.zeros(shape, jnp.int32 if source.vocab_size else jnp.float32)
   return model.init(key, inputs)["params"]
 
@@ -165,7 +166,8 @@ def build(c: ml_collections.ConfigDict, devices=None) -> Experiment:
   batch = next(source.train(c.batch_size, c.sequence_length, c.seed))
   model = make_model(c, source, mesh.devices.flat[0].platform)
   optimizer = training.OptimizerConfig(total_steps=c.total_steps, **c.optimizer)
-  boxed = jax.eval_shape(lambda key: _init(model, source, key), jax.random.key(0))
+  init = lambda key: _init(model, source, c.sequence_length, key)
+  boxed = jax.eval_shape(init, jax.random.key(0))
   experiment = Experiment(c, source, model, optimizer, mesh, None)
   shapes = jax.eval_shape(experiment.init, jax.random.key(0))
   jax.eval_shape(experiment.loss, shapes.params, batch, shapes.key)  # They must fit.

@@ -85,18 +85,21 @@ def test_all_forms_agree_with_the_recurrent_form(name):
     ids = np.ones(x.shape[:2], np.int32)
     ids[0, 8:], ids[1, 17:] = 2, 0
   cotangents = testing._cotangents(recurrent(name))
-  run = lambda form: testing._gradients(form, params, x, state, ids, cotangents)
-  grads, out = run(recurrent(name))
+  run = lambda form, *args: testing._gradients(form, params, x, *args, cotangents)
   ran, names = 0, set(forms(name).IMPLEMENTATIONS)
   for form in names - {recurrent(name).implementation}:
-    try:
-      got_grads, got = run(mixer(name, implementation=form))
-    except NotImplementedError as refusal:  # A kernel for hardware that is not here.
-      assert form not in ("chunked", "parallel", "associative", "blockwise"), refusal
-      continue
-    ran += 1
-    testing.assert_close(got, out, message=f"{form} ")
-    testing.assert_close(got_grads, grads, message=f"{form}, gradient ")
+    other = mixer(name, implementation=form)
+    for args in ((state, ids), (None, None)):  # Some take no more than one whole row.
+      try:
+        got_grads, got = run(other, *args)
+      except NotImplementedError as refusal:
+        assert form not in ("chunked", "parallel", "associative", "blockwise"), refusal
+        continue  # Or it is a kernel for hardware that is not here.
+      ran += 1
+      grads, out = run(recurrent(name), *args)
+      testing.assert_close(got, out, message=f"{form} ")
+      testing.assert_close(got_grads, grads, message=f"{form}, gradient ")
+      break
   assert ran or names == {"recurrent"}
 
 

@@ -68,11 +68,7 @@ class S4(Mixer):
     N, L = self.state_size // 2, self.kernel_length
     parts = hippo.normal_plus_low_rank("legs", self.state_size)
     values = parts.eigenvalues[:N]
-    constant = lambda z: (
-      lambda _, shape, dtype: jnp.broadcast_to(z, shape).astype(dtype)
-    )
-    pair = lambda z: constant(np.stack([z.real, z.imag], axis=-1))
-
+    pair = lambda z: _constant(np.stack([z.real, z.imag], axis=-1))
     log_dt = self._param("log_dt", time_scales.log_step_init(self.dt_min, self.dt_max))
     log_decay = self._param("log_decay", _constant(np.log(-values.real)), N)
     frequency = self._param("frequency", _constant(values.imag), N)
