@@ -68,6 +68,11 @@ class Mixer(nn.Module):
     if state is not None:
       raise ValueError(f"{type(self).__name__} has no state to continue from; got one")
 
+  def _param(self, name, init, shape, axes=("heads",)):
+    """A parameter whose axes have these logical names."""
+    init = nn.with_logical_partitioning(init, axes)
+    return self.param(name, init, shape, self.param_dtype)
+
   def show(self, **gates: Array):
     """Sows gates into the collection "gates", where it is asked for."""
     if not self.is_initializing():

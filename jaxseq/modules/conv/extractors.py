@@ -92,10 +92,6 @@ class SHE(Mixer):
       name=name,
     )(x)
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> ExtractorState:
     window = jnp.zeros((batch_size, self.context - 1, self.features))

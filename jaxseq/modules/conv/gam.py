@@ -69,10 +69,6 @@ class GAM(Mixer):
     y = (a * near.astype(jnp.float32) + b * read).astype(kind)
     return ops.segments.clear_padding(y, segment_ids), state
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> Float[Array, "B W-1 D"]:
     return jnp.zeros((batch_size, self.kernel_size - 1, self.features))

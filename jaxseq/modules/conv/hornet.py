@@ -104,10 +104,6 @@ class CausalHorNet(Mixer):
 
     return gate(self, x, convolve, segment_ids)
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> Float[Array, "B W-1 C"]:
     return jnp.zeros((batch_size, self.kernel_size - 1, sum(widths(self))))

@@ -121,10 +121,6 @@ class Hyena(Mixer):
       name=name,
     )(x)
 
-  def _param(self, name, init, shape, axes=("heads",)):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> HyenaState:
     N, D = self.order, self.features

@@ -94,10 +94,6 @@ class Mega(Mixer):
     omega = self._param("omega", normal, x.shape[-1:], ("embed",))
     return nn.silu(y + omega * x.astype(jnp.float32))
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> GatedAttentionState:
     average = jnp.zeros((batch_size, self.features, self.ema_size))

@@ -91,10 +91,6 @@ class TCNCA(Mixer):
       after.append(last)
     return u, tuple(after)
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> GatedAttentionState:
     convs = tuple(jnp.zeros((batch_size, n, self.features)) for n in self.histories)

@@ -83,10 +83,6 @@ class SLSTM(Mixer):
     norm = layers.HeadNorm(self.norm_epsilon, param_dtype=self.param_dtype, name="norm")
     return norm(h).astype(x.dtype), SLSTMLayerState(memory, inputs)
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> SLSTMLayerState:
     zeros = jnp.zeros((batch_size, self.num_heads, self.features // self.num_heads))

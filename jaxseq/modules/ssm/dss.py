@@ -100,10 +100,6 @@ class DSS(Mixer):
     )
     return y[..., 0] + D * x, last
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> Complex[Array, "B D N"]:
     return jnp.zeros((batch_size, self.features, self.state_size), jnp.complex64)

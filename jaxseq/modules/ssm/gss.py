@@ -89,10 +89,6 @@ class GSS(Mixer):
     )
     return y[..., 0] + D * x, last
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> Complex[Array, "B H N"]:
     return jnp.zeros((batch_size, self.channels, self.state_size), jnp.complex64)

@@ -75,10 +75,6 @@ class LinOSS(Mixer):
     y -= product("btp,dp->btd", h[..., 1].imag, C[..., 1])
     return y + D * x.astype(jnp.float32), last
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> Complex[Array, "B P 2"]:
     return jnp.zeros((batch_size, self.state_size, 2), jnp.complex64)

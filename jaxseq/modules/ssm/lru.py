@@ -87,10 +87,6 @@ class LRU(Mixer):
     phase = self.max_phase * jax.random.uniform(key, shape, dtype)
     return jnp.log(jnp.maximum(phase, jnp.finfo(dtype).tiny))
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> Complex[Array, "B N"]:
     return jnp.zeros((batch_size, self.state_size), jnp.complex64)

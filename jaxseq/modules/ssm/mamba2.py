@@ -152,10 +152,6 @@ class Mamba2(Mixer):
       name=name,
     )(x)
 
-  def _param(self, name, init, shape, axes=("heads",)):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> Mamba2State:
     inputs = lambda width: jnp.zeros((batch_size, CONV_SIZE - 1, width))

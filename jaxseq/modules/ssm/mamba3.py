@@ -169,10 +169,6 @@ class Mamba3(Mixer):
       name=name,
     )(x)
 
-  def _param(self, name, init, shape, axes=("heads",)):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> Mamba3State:
     zeros = lambda *shape: jnp.zeros((batch_size, self.heads, *shape))

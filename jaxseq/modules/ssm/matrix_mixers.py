@@ -182,10 +182,6 @@ class DenseMixer(Mixer):
       name=name,
     )(x)
 
-  def _param(self, name, init, shape, axes):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
 
 class ToeplitzMixer(DenseMixer):
   """Mixes by weights of the distance; aligned, token d brings those of distance d."""

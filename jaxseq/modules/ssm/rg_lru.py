@@ -122,10 +122,6 @@ class RGLRU(Mixer):
     x = x.astype(self.dtype).reshape(B, T, H, N // H)
     return ops.product("bthi,hij->bthj", x, W, like=x).reshape(B, T, N) + b
 
-  def _param(self, name, init, shape, axes=("heads",)):
-    init = nn.with_logical_partitioning(init, axes)
-    return self.param(name, init, shape, self.param_dtype)
-
   @nn.nowrap
   def initial_state(self, batch_size: int) -> RGLRUState:
     h = jnp.zeros((batch_size, self.num_channels))
