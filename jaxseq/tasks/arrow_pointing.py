@@ -23,10 +23,8 @@ __all__ = ["ArrowPointingConfig", "batch", "image"]
 
 CLEARANCE = 1.2  # Between a hit and a near miss lie r / 1.2 and 1.2 r.
 DISTANCE = 2  # Along each side, arrow and disc are so many r apart or more.
-HEAD_SHARE, HEAD_ANGLE = (
-  1 / 2.5,
-  0.5,
-)  # Lines of the head: share of the length; radians.
+HEAD_SHARE = 1 / 2.5  # Length of the head's two lines, as a share of the arrow's.
+HEAD_ANGLE = 0.5  # Radians between them and the arrow.
 
 
 @dataclasses.dataclass(frozen=True)
