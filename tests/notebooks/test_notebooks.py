@@ -18,7 +18,7 @@ def code(notebook):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_runs(path, monkeypatch):
-  monkeypatch.setitem(os.environ, "XLA_FLAGS", "--xla_backend_optimization_level=0")
+  monkeypatch.setitem(os.environ, "XLA_FLAGS", "--xla_backend_optimization_level=1")
   notebook = nbformat.read(path, as_version=4)
   nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
 

@@ -10,6 +10,7 @@ from jaxseq.ops.ssm import block_recurrence as module
 
 FORMS = sorted(set(module.IMPLEMENTATIONS) - {"recurrent"})
 BUDGET = 5e-6  # Of float32 against float64, as a share of the largest value.
+block_recurrence = jax.jit(ops.block_recurrence, static_argnames="implementation")
 N, K = 3, 2
 
 
@@ -55,7 +56,7 @@ def test_every_form_is_the_loop(T, packed):
   want = loop(A, x, state, ids)
   for form in module.IMPLEMENTATIONS:
     run = jax.jit(
-      lambda A, x, state, form=form: ops.block_recurrence(
+      lambda A, x, state, form=form: block_recurrence(
         *(A, x),
         initial_state=state,
         segment_ids=None if ids is None else jnp.asarray(ids),
@@ -72,7 +73,7 @@ def test_gradients_are_those_of_the_definition_in_float64(form):
 
   def gradients(form):
     def loss(A, x, state):
-      h, last = ops.block_recurrence(
+      h, last = block_recurrence(
         *(A, x),
         initial_state=state,
         segment_ids=jnp.asarray(ids),
@@ -92,7 +93,7 @@ def test_one_matrix_for_all_tokens_is_the_same_at_each():
   A, x, state, _ = case(20)
   A, x = jnp.asarray(A[0, 0], jnp.float32), jnp.asarray(x, jnp.complex64)
   for form in module.IMPLEMENTATIONS:
-    run = jax.jit(lambda A, form=form: ops.block_recurrence(A, x, implementation=form))
+    run = jax.jit(lambda A, form=form: block_recurrence(A, x, implementation=form))
     testing.assert_close(run(A), run(jnp.broadcast_to(A, (2, 20, N, K, K))))
 
 
@@ -101,9 +102,7 @@ def test_one_matrix_for_all_tokens_is_the_same_at_each():
 def test_any_split_gives_the_whole(cut, form):
   A, x, state, _ = case(31)
   A, x = jnp.asarray(A, jnp.float32), jnp.asarray(x, jnp.complex64)
-  run = lambda *args, h: ops.block_recurrence(
-    *args, initial_state=h, implementation=form
-  )
+  run = lambda *args, h: block_recurrence(*args, initial_state=h, implementation=form)
   whole, last = run(A, x, h=jnp.asarray(state, jnp.complex64))
   head, between = run(A[:, :cut], x[:, :cut], h=jnp.asarray(state, jnp.complex64))
   tail, end = run(A[:, cut:], x[:, cut:], h=between)
@@ -112,4 +111,4 @@ def test_any_split_gives_the_whole(cut, form):
 
 def test_wrong_shapes_are_named():
   with pytest.raises(ValueError, match="block_recurrence needs A .* with K = 2"):
-    ops.block_recurrence(jnp.ones((3, 3, 3)), jnp.ones((1, 4, 3, 2)))
+    block_recurrence(jnp.ones((3, 3, 3)), jnp.ones((1, 4, 3, 2)))

@@ -11,6 +11,9 @@ from jaxseq.ops.ssm import diagonal_recurrence as module
 # Those for a factor of each token's own.
 FORMS = sorted(set(module.IMPLEMENTATIONS) - {"recurrent", "convolution"})
 BUDGET = 3e-6  # Of float32 against float64, as a share of the largest value.
+diagonal_recurrence = jax.jit(
+  ops.diagonal_recurrence, static_argnames=("implementation", "reverse")
+)
 
 
 def factors(kind, shape, rng):
@@ -59,7 +62,7 @@ def test_every_form_is_the_loop(kind, T, packed):
   want = loop(a, x, state, ids)
   low = [y.astype("complex64" if y.dtype == complex else "float32") for y in (a, x)]
   for form in ("recurrent", *FORMS):
-    got = ops.diagonal_recurrence(
+    got = diagonal_recurrence(
       *low,
       initial_state=jnp.asarray(state),
       segment_ids=None if ids is None else jnp.asarray(ids),
@@ -75,7 +78,7 @@ def test_gradients_are_those_of_the_definition_in_float64(kind, form):
 
   def gradients(form):
     def loss(a, x, state):
-      h, last = ops.diagonal_recurrence(
+      h, last = diagonal_recurrence(
         a,
         x,
         initial_state=state,
@@ -101,7 +104,7 @@ def test_a_factor_of_modulus_one_keeps_its_length_over_many_tokens():
   x = jnp.zeros((1, 20_000, 4))
   state = jnp.ones((1, 4))
   for form in (*FORMS, "convolution"):
-    _, last = ops.diagonal_recurrence(a, x, initial_state=state, implementation=form)
+    _, last = diagonal_recurrence(a, x, initial_state=state, implementation=form)
     np.testing.assert_allclose(np.abs(last), 1, atol=2e-3)
 
 
@@ -109,7 +112,7 @@ def test_one_factor_for_all_tokens_is_the_same_factor_at_each():
   a, x, state, packed = case("complex", 40, True)
   for form in ("recurrent", *FORMS):
     for ids in (None, jnp.asarray(packed)):
-      run = lambda a, ids=ids, form=form: ops.diagonal_recurrence(
+      run = lambda a, ids=ids, form=form: diagonal_recurrence(
         a,
         jnp.asarray(x),
         initial_state=jnp.asarray(state),
@@ -133,7 +136,7 @@ def test_the_convolution_is_the_loop(kind, T):
 
   def run(form):
     def loss(a, x, state):
-      h, last = ops.diagonal_recurrence(a, x, initial_state=state, implementation=form)
+      h, last = diagonal_recurrence(a, x, initial_state=state, implementation=form)
       total = jnp.sum(jnp.sin(h.real) + h.imag**2) + jnp.sum(last.real)
       return total, (h, last)
 
@@ -155,7 +158,7 @@ def test_the_convolution_says_what_it_cannot_take():
   a, x, _, packed = case("real", 9, True)
   for factor, ids in ((a, None), (a[0, 0], jnp.asarray(packed))):
     with pytest.raises(NotImplementedError, match="one factor for all tokens.*packed"):
-      ops.diagonal_recurrence(
+      diagonal_recurrence(
         factor, jnp.asarray(x), segment_ids=ids, implementation="convolution"
       )
 
@@ -166,7 +169,7 @@ def test_the_reverse_is_the_loop_over_reversed_rows(packed):
   back = lambda y: None if y is None else y[:, ::-1]
   want, end = loop(back(a), back(x), state, back(ids))
   for form in ("recurrent", *FORMS):
-    got = ops.diagonal_recurrence(
+    got = diagonal_recurrence(
       a.astype("complex64"),
       x.astype("float32"),
       initial_state=jnp.asarray(state),
@@ -191,7 +194,7 @@ def test_a_state_may_be_a_tensor_with_a_factor_shared_by_some_of_its_axes():
     whole = np.broadcast_to(a, x.shape).reshape(2, 11, 30)
     want, end = loop(whole, flat(x), flat(state), ids)
     for form in forms:
-      h, last = ops.diagonal_recurrence(
+      h, last = diagonal_recurrence(
         a.astype("float32"),
         x.astype("float32"),
         initial_state=jnp.asarray(state),
@@ -207,7 +210,7 @@ def test_a_complex_state_stays_complex_where_all_else_is_real():
   state = state * np.exp(1j)
   want = loop(a.astype(complex), x, state, None)
   for form in ("recurrent", *FORMS):
-    got = ops.diagonal_recurrence(
+    got = diagonal_recurrence(
       jnp.asarray(a, jnp.float32),
       jnp.asarray(x, jnp.float32),
       initial_state=jnp.asarray(state),
@@ -221,7 +224,7 @@ def test_bfloat16_inputs_are_summed_in_float32():
   a, x = (jnp.asarray(y, jnp.bfloat16) for y in (a, x))
   wide = (np.asarray(y, np.float64) for y in (a, x))
   want, end = loop(*wide, np.zeros((2, 5)), None)
-  h, last = ops.diagonal_recurrence(a, x)
+  h, last = diagonal_recurrence(a, x)
   assert (h.dtype, last.dtype) == (jnp.bfloat16, jnp.float32)
   assert error(last, end) < BUDGET
   assert error(h.astype(jnp.float32), want) < 2**-8  # One rounding.
@@ -233,7 +236,7 @@ def test_any_split_gives_the_whole(T, cut, form):
   cut = min(cut, T - 1)
   a, x, state, _ = case("real", T, False, seed=T)
   a, x, state = (jnp.asarray(y, jnp.float32) for y in (a, x, state))
-  run = lambda *args, h: ops.diagonal_recurrence(
+  run = lambda *args, h: diagonal_recurrence(
     *args, initial_state=h, implementation=form
   )
   whole, last = run(a, x, h=state)
@@ -246,8 +249,8 @@ def test_any_split_gives_the_whole(T, cut, form):
 
 def test_wrong_shapes_are_named():
   with pytest.raises(ValueError, match="diagonal_recurrence needs a .* got shape"):
-    ops.diagonal_recurrence(jnp.ones((2, 5, 3)), jnp.ones((2, 6, 3)))
+    diagonal_recurrence(jnp.ones((2, 5, 3)), jnp.ones((2, 6, 3)))
   with pytest.raises(ValueError, match="needs initial_state .* got shape"):
-    ops.diagonal_recurrence(jnp.ones(3), jnp.ones((2, 6, 3)), initial_state=jnp.ones(3))
+    diagonal_recurrence(jnp.ones(3), jnp.ones((2, 6, 3)), initial_state=jnp.ones(3))
   with pytest.raises(ValueError, match="'auto' or one of"):
-    ops.diagonal_recurrence(jnp.ones(3), jnp.ones((2, 6, 3)), implementation="fast")
+    diagonal_recurrence(jnp.ones(3), jnp.ones((2, 6, 3)), implementation="fast")

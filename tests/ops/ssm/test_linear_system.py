@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from jaxseq import ops, testing
 
 BUDGET = 5e-6  # Of float32 against float64, as a share of the largest value.
+linear_system = jax.jit(ops.linear_system, static_argnames="implementation")
 D, M, N = 3, 2, 4
 
 
@@ -58,7 +59,7 @@ def error(got, want):
 def run(form, state=None, ids=None, **options):
   ids = None if ids is None else jnp.asarray(ids)
   return jax.jit(
-    lambda x, A, B, C: ops.linear_system(
+    lambda x, A, B, C: linear_system(
       *(x, A, B, C),
       initial_state=state,
       segment_ids=ids,
@@ -113,7 +114,7 @@ def test_a_kernel_that_is_given_is_used():
     got, same = run(form, kernel=jnp.zeros((11, D, M)))(x, A, B, C)
     testing.assert_close((got, same), (0 * y, last))
   with pytest.raises(ValueError, match="kernel of T = 11 taps; got 10"):
-    ops.linear_system(x, A, B, C, kernel=jnp.zeros((10, D, M)))
+    linear_system(x, A, B, C, kernel=jnp.zeros((10, D, M)))
 
 
 @settings(max_examples=4, deadline=None, derandomize=True)
@@ -122,13 +123,13 @@ def test_any_split_gives_the_whole(T, cut, kind):
   cut = min(cut, T - 1)
   *arrays, state, _ = case(kind, T, seed=T)
   (x, *system), state = low(arrays), jnp.asarray(low([state])[0])
-  whole, last = ops.linear_system(
+  whole, last = linear_system(
     x, *system, initial_state=state, implementation="recurrent"
   )
-  head, state = ops.linear_system(
+  head, state = linear_system(
     x[:, :cut], *system, initial_state=state, implementation="recurrent"
   )
-  tail, end = ops.linear_system(
+  tail, end = linear_system(
     x[:, cut:], *system, initial_state=state, implementation="chunked"
   )
   testing.assert_close((jnp.concatenate([head, tail], 1), end), (whole, last))
@@ -146,4 +147,4 @@ def test_what_a_form_cannot_take_it_says():
 def test_wrong_shapes_are_named():
   x, A, B, C, _, _ = low(case("dense", 9))
   with pytest.raises(ValueError, match="linear_system needs B .* with N = 4"):
-    ops.linear_system(x, A, B[:, :3], C)
+    linear_system(x, A, B[:, :3], C)
