@@ -20,7 +20,7 @@ def test_without_decay_and_with_full_feedback_its_memory_is_that_of_gated_delta_
   params["feedback"] = jnp.full(2, 100.0)
   _, got = jax.jit(comba.apply)({"params": params}, X)
   del params["feedback"], params["correction"]
-  _, want = start(GatedDeltaNet)[0].apply({"params": params}, X)
+  _, want = jax.jit(start(GatedDeltaNet)[0].apply)({"params": params}, X)
   np.testing.assert_allclose(got.memory, want.memory, rtol=1e-4, atol=1e-6)
 
 

@@ -15,7 +15,7 @@ def test_with_one_step_it_is_the_plain_layer(name, plain):
   one = registry.mixer(name)(num_householders=1, **options)
   params, x = testing.example(one)
   y, state = jax.jit(one.apply)(params, x)
-  want, want_state = registry.mixer(plain)(**options).apply(params, x)
+  want, want_state = jax.jit(registry.mixer(plain)(**options).apply)(params, x)
   np.testing.assert_allclose(y, want, atol=1e-5)
   testing.assert_close(state, want_state)
 

@@ -66,7 +66,7 @@ def test_with_more_value_heads_it_is_the_layer_of_qwen3_next():
     dtype=jnp.float32,
   )
   run = lambda params, x: mixer.apply(params, x)[0]
-  y, pullback = jax.vjp(run, qwen3_next(oracle), jnp.asarray(oracle["x"]))
+  y, pullback = jax.vjp(jax.jit(run), qwen3_next(oracle), jnp.asarray(oracle["x"]))
   np.testing.assert_allclose(y, oracle["y"], rtol=1e-4, atol=1e-5)
   grads, grad_x = pullback(jnp.asarray(oracle["cot_y"]))
   grads = grads["params"]

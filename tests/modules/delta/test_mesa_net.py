@@ -14,7 +14,7 @@ def test_thirty_steps_are_enough_at_first():
   exact = MesaNet(features=64, num_heads=1, dtype=jnp.float32)
   params = jax.jit(exact.init)(jax.random.key(1), X)
   y, _ = jax.jit(exact.apply)(params, X)
-  run = lambda n: exact.clone(max_steps=n).apply(params, X)[0]
+  run = lambda n: jax.jit(exact.clone(max_steps=n).apply)(params, X)[0]
   assert np.abs(run(2) - y).max() > 1e-3
   np.testing.assert_allclose(run(30), y, atol=1e-5)
 

@@ -18,7 +18,7 @@ def test_without_a_prefix_it_is_based():
   params, x = testing.example(MIXER)
   y, _ = jax.jit(MIXER.apply)(params, x)
   shared = {k: v for k, v in params["params"].items() if "prefix" not in k}
-  want, _ = Based(features=32, dtype=jnp.float32).apply({"params": shared}, x)
+  want, _ = jax.jit(Based(features=32, dtype=jnp.float32).apply)({"params": shared}, x)
   np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
 
 

@@ -15,8 +15,8 @@ def test_the_last_token_sees_what_all_see_in_both_directions():
   params, x = testing.example(LightNet(**OPTIONS))
   params = nn.unbox(params)["params"]
   both = {"params": params | {"theta": jnp.zeros((4, 8))}}
-  want, _ = BidirectionalLightNet(**OPTIONS).apply(both, x)
-  y, _ = LightNet(**OPTIONS).apply({"params": params}, x)
+  want, _ = jax.jit(BidirectionalLightNet(**OPTIONS).apply)(both, x)
+  y, _ = jax.jit(LightNet(**OPTIONS).apply)({"params": params}, x)
   np.testing.assert_allclose(y[:, -1], want[:, -1], rtol=1e-4, atol=1e-5)
   assert np.abs(y[:, 0] - want[:, 0]).max() > 1e-3
 

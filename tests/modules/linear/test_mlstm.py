@@ -32,7 +32,7 @@ def test_it_is_the_layer_of_the_authors():
   mixer = MLSTM(features=16, dtype=jnp.float32)
   assert mixer.inner_features == 64  # 2 x 16, rounded up.
   run = jax.jit(lambda x: mixer.apply({"params": params}, x)[0])
-  y, pullback = jax.vjp(run, oracle["x"])
+  y, pullback = jax.vjp(jax.jit(run), oracle["x"])
   testing.assert_close(y, oracle["y"])
   testing.assert_close(pullback(oracle["cot_y"])[0], oracle["grad_x"])
 

@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,9 @@ def test_one_memory_alone_is_gated_delta_net():
   for name in ("k", "v", "beta", "dt"):
     plain[name] = {"kernel": p[name]["kernel"][0]}
   plain |= {f"{name}_conv": w for name, w in zip("qkv", taps)}
-  want, _ = GatedDeltaNet(features=32, dtype=jnp.float32).apply({"params": plain}, x)
+  want, _ = jax.jit(GatedDeltaNet(features=32, dtype=jnp.float32).apply)(
+    {"params": plain}, x
+  )
   testing.assert_close(y, want)
 
 
@@ -44,7 +48,8 @@ def test_it_sows_how_well_the_memories_are_balanced():
   mixer = MixtureOfMemories(features=32, dtype=jnp.float32)
   params, x = testing.example(mixer)
   assert set(params) == {"params"}
-  _, sown = mixer.apply(params, x, mutable=["losses"])
+  apply = jax.jit(functools.partial(mixer.apply, mutable=["losses"]))
+  _, sown = apply(params, x)
   (loss,) = sown["losses"]["router"]["load_balance"]
   assert 0.5 < loss < 2
 

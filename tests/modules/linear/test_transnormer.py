@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,8 +13,8 @@ def test_it_is_the_linear_transformer_up_to_the_denominator():
   params = params["params"]
   bare = dict(params, out=dict(kernel=jnp.eye(32), bias=jnp.zeros(32)))
   bare["norm"] = dict(scale=jnp.ones(32))
-  got, _ = TransNormer(norm_epsilon=0.0, **options).apply({"params": bare}, x)
+  got, _ = jax.jit(TransNormer(norm_epsilon=0.0, **options).apply)({"params": bare}, x)
   bare.pop("norm")
-  mean, _ = LinearTransformer(**options).apply({"params": bare}, x)
+  mean, _ = jax.jit(LinearTransformer(**options).apply)({"params": bare}, x)
   want = mean / np.sqrt(np.mean(np.square(mean), axis=-1, keepdims=True))
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

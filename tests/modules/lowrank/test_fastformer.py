@@ -46,7 +46,9 @@ def test_it_is_the_additive_attention_of_the_paper():
 
 def test_the_causal_form_agrees_with_it_at_the_first_token_alone():
   mixer, params, x = example("fastformer_causal")
-  both, _ = Fastformer(features=32, dtype=jnp.float32).apply({"params": params}, x)
+  both, _ = jax.jit(Fastformer(features=32, dtype=jnp.float32).apply)(
+    {"params": params}, x
+  )
   y, _ = jax.jit(mixer.apply)({"params": params}, x)
   first, _ = jax.jit(mixer.apply)({"params": params}, x[:, :1])
   testing.assert_close(y[:, :1], first)

@@ -27,7 +27,7 @@ def system(variant, real):
     params["log_decay"] = jnp.log(-real)
   else:
     params["lambda_real"] = real
-  run = lambda p: mixer.apply({"params": p}, impulse)[0][0]
+  run = jax.jit(lambda p: mixer.apply({"params": p}, impulse)[0][0])
   p = {k: np.asarray(v, float) for k, v in params.items()}
   z = (np.asarray(real) + 1j * p["lambda_imaginary"]) * np.exp(p["log_dt"])[:, None]
   C = p["C"][..., 0] + 1j * p["C"][..., 1]

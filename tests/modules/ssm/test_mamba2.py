@@ -34,7 +34,7 @@ def test_it_is_the_layer_of_transformers():
     features=16, num_heads=4, state_size=5, num_groups=2, dtype=jnp.float32
   )
   run = lambda params, x: mixer.apply(params, x)[0]
-  y, pullback = jax.vjp(run, transformers(oracle), jnp.asarray(oracle["x"]))
+  y, pullback = jax.vjp(jax.jit(run), transformers(oracle), jnp.asarray(oracle["x"]))
   np.testing.assert_allclose(y, oracle["y"], rtol=1e-4, atol=1e-5)
   grads, grad_x = pullback(jnp.asarray(oracle["cot_y"]))
   grads = grads["params"]

@@ -48,7 +48,7 @@ def bare(oracle):
 def test_it_is_the_recurrent_block_of_griffin_with_its_gradient():
   oracle = np.load(ORACLES / "hf_griffin_block.npz")
   mixer = RGLRU(features=16, num_heads=2, dtype=jnp.float32)
-  run = lambda x: mixer.apply(griffin(oracle), x)[0]
+  run = jax.jit(lambda x: mixer.apply(griffin(oracle), x)[0])
   np.testing.assert_allclose(run(jnp.asarray(oracle["x"])), oracle["y"], atol=1e-5)
   loss = lambda x: jnp.sum(run(x) * oracle["cot_y"])
   np.testing.assert_allclose(jax.grad(loss)(oracle["x"]), oracle["grad_x"], atol=1e-5)
@@ -61,7 +61,7 @@ def test_its_recurrence_resets_where_transformers_does_and_has_its_gradients():
   y, _ = jax.jit(mixer.apply)(params, oracle["x"], segment_ids=ids)
   np.testing.assert_allclose(y, oracle["y_reset"], atol=1e-5)
   later = mixer.initial_state(2)._replace(started=jnp.ones(2, bool))
-  run = lambda params, x: mixer.apply(params, x, later)[0]
+  run = jax.jit(lambda params, x: mixer.apply(params, x, later)[0])
   np.testing.assert_allclose(run(params, oracle["x"]), oracle["y_norst"], atol=1e-5)
   loss = lambda *args: jnp.sum(run(*args) * oracle["cot_y_norst"])
   grads, grad_x = jax.grad(loss, argnums=(0, 1))(params, oracle["x"])

@@ -33,7 +33,7 @@ def test_its_system_is_that_of_discretax():
   )
   mixer = System(features=6, state_size=8, dtype=jnp.float32)
   run = lambda x: mixer.apply({"params": params}, x)[0]
-  y, pullback = jax.vjp(run, oracle["x"][None])
+  y, pullback = jax.vjp(jax.jit(run), oracle["x"][None])
   np.testing.assert_allclose(y[0], oracle["y"], atol=1e-5)
   (grad_x,) = pullback(oracle["cot_y"][None])
   np.testing.assert_allclose(grad_x[0], oracle["grad_x"], atol=1e-5)
@@ -59,7 +59,7 @@ def test_both_discretizations_tend_to_the_same_system():
   for rule in ("zero_order_hold", "bilinear"):
     mixer = System(features=4, discretization=rule, dt_min=1e-5, dt_max=1e-4)
     params = jax.jit(mixer.init)(jax.random.key(0), x)
-    out.append(mixer.apply(params, x)[0])
+    out.append(jax.jit(mixer.apply)(params, x)[0])
   np.testing.assert_allclose(*out, rtol=1e-4, atol=1e-5)
 
 

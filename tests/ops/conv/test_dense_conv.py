@@ -6,6 +6,8 @@ import pytest
 from jaxseq import ops, testing
 from jaxseq.ops.conv import dense_conv as module
 
+jitted = jax.jit(ops.dense_conv, static_argnames="implementation")
+
 B, T, D, E = 2, 13, 5, 3
 BUDGET = 2e-6  # Of float32 against float64, as a share of the largest value.
 
@@ -98,8 +100,8 @@ def test_bfloat16_is_near_float32():
 def test_wrong_arguments_are_named():
   x, kernel, state = low(case(4))
   with pytest.raises(ValueError, match="dense_conv needs kernel"):
-    ops.dense_conv(x, kernel[:, 1:])
+    jitted(x, kernel[:, 1:])
   with pytest.raises(ValueError, match=r"initial_state \[B, L - 1, D\] = \(2, 3, 5\)"):
-    ops.dense_conv(x, kernel, initial_state=state[:, 1:])
+    jitted(x, kernel, initial_state=state[:, 1:])
   with pytest.raises(NotImplementedError, match="packed documents"):
-    ops.dense_conv(x, kernel, segment_ids=IDS, implementation="convolution")
+    jitted(x, kernel, segment_ids=IDS, implementation="convolution")

@@ -8,6 +8,8 @@ import pytest
 from jaxseq import ops, testing
 from jaxseq.ops.conv import gated_conv as module
 
+jitted = jax.jit(ops.gated_conv, static_argnames="implementation")
+
 BUDGET = 2e-6  # Of float32 against float64, as a share of the largest value.
 
 
@@ -41,7 +43,7 @@ def loop(q, k, v, kernel, skip, state, ids):
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(form, q, k, v, kernel, skip, state, ids):
-  return ops.gated_conv(
+  return jitted(
     q,
     k,
     v,
@@ -105,7 +107,7 @@ def test_heads_of_one_channel_are_gates_around_a_convolution():
 def test_what_does_not_fit_is_named():
   (q, k, v, kernel, _), state, _ = case(5, 4)
   with pytest.raises(ValueError, match="gated_conv needs kernel .* got shape"):
-    ops.gated_conv(q, k, v, kernel[:, :1])
+    jitted(q, k, v, kernel[:, :1])
   state = ops.GatedConvState(state[0], state[1][:, 1:])
   with pytest.raises(ValueError, match=r"initial_state.v \[B, L - 1, H, V\]"):
-    ops.gated_conv(q, k, v, kernel, initial_state=state)
+    jitted(q, k, v, kernel, initial_state=state)

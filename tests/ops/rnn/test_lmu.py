@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from jaxseq import ops, testing
 from jaxseq.ops.ssm.legendre_delay import legendre_delay
 
+jitted = jax.jit(ops.lmu, static_argnames="implementation")
+
 BUDGET = 3e-6  # Of float32 against float64, as a share of the largest value.
 K, N = 4, 5
 
@@ -52,7 +54,7 @@ def error(got, want):
 @pytest.mark.parametrize("T, scale", [(1, 1.0), (33, 1.0), (20, 300.0)])
 def test_it_is_the_loop_at_large_inputs_too(T, scale, packed):
   args, state, ids = case(T, packed, scale)
-  run = jax.jit(lambda args, s: ops.lmu(*args, initial_state=s, segment_ids=ids))
+  run = jax.jit(lambda args, s: jitted(*args, initial_state=s, segment_ids=ids))
   y, last = run(args, state)
   assert max(map(error, (y, *last), loop(*args, state, ids))) < BUDGET
 
@@ -69,7 +71,7 @@ def test_gradients_are_those_of_differences_in_float64():
     return sum((a * b).sum() for a, b in zip(run(args, state), bars))
 
   def op(args, state):
-    y, last = ops.lmu(*args, initial_state=state, segment_ids=ids)
+    y, last = jitted(*args, initial_state=state, segment_ids=ids)
     return y, *last
 
   with jax.enable_x64():
@@ -87,7 +89,7 @@ def test_gradients_are_those_of_differences_in_float64():
 def test_without_feedback_its_memory_is_the_dense_recurrence():
   (u, x, weights), _, ids = case(20, packed=True)
   zero = {name: 0 * getattr(weights, name) for name in ("e_h", "e_m", "W_h")}
-  y, last = ops.lmu(u, x, weights._replace(**zero), segment_ids=ids)
+  y, last = jitted(u, x, weights._replace(**zero), segment_ids=ids)
   m, end = ops.dense_recurrence(u[..., None], *weights[:2], segment_ids=ids)
   want = jnp.tanh(x + m[:, :, 0] @ weights.W_m.T)
   testing.assert_close(y, jnp.where(ids[..., None] != 0, want, 0))
@@ -99,7 +101,7 @@ def test_without_feedback_its_memory_is_the_dense_recurrence():
 def test_any_split_gives_the_whole(T, cut):
   cut = min(cut, T - 1)
   (u, x, weights), state, _ = case(T, False, seed=T)
-  run = jax.jit(lambda u, x, s: ops.lmu(u, x, weights, initial_state=s))
+  run = jax.jit(lambda u, x, s: jitted(u, x, weights, initial_state=s))
   whole, last = run(u, x, state)
   head, between = run(u[:, :cut], x[:, :cut], state)
   tail, end = run(u[:, cut:], x[:, cut:], between)
@@ -109,8 +111,8 @@ def test_any_split_gives_the_whole(T, cut):
 def test_wrong_shapes_are_named():
   (u, x, weights), _, _ = case(3, False)
   with pytest.raises(ValueError, match="lmu needs x .* got shape"):
-    ops.lmu(u, x[:, :2], weights)
+    jitted(u, x[:, :2], weights)
   with pytest.raises(ValueError, match=r"W_h of shape \(4, 4\)"):
-    ops.lmu(u, x, weights._replace(W_h=jnp.ones((4, 5))))
+    jitted(u, x, weights._replace(W_h=jnp.ones((4, 5))))
   with pytest.raises(ValueError, match="'auto' or one of"):
-    ops.lmu(u, x, weights, implementation="fft")
+    jitted(u, x, weights, implementation="fft")

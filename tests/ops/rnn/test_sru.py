@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from jaxseq import ops, testing
 
+jitted = jax.jit(ops.sru, static_argnames="implementation")
+
 BUDGET = 3e-6  # Of float32 against float64, as a share of the largest value.
 
 
@@ -54,7 +56,7 @@ def test_it_is_the_loop_at_extreme_gates_too(T, scale, packed):
   with np.errstate(over="ignore"):
     want = loop(*arrays, state, ids)
   low = (jnp.asarray(a, jnp.float32) for a in arrays)
-  got = ops.sru(*low, initial_state=jnp.asarray(state), segment_ids=ids)
+  got = jitted(*low, initial_state=jnp.asarray(state), segment_ids=ids)
   assert max(map(error, got, want)) < BUDGET
 
 
@@ -65,7 +67,7 @@ def test_gradients_are_those_of_differences_in_float64():
   directions = [rng.normal(size=a.shape) for a in (*arrays, state)]
 
   def loss(*args):
-    out = ops.sru(*args[:-1], initial_state=args[-1], segment_ids=ids)
+    out = jitted(*args[:-1], initial_state=args[-1], segment_ids=ids)
     return sum(jnp.sum(a * b) for a, b in zip(out, bars))
 
   with jax.enable_x64():
@@ -90,7 +92,7 @@ def test_gradients_are_those_of_differences_in_float64():
 def test_any_split_gives_the_whole(T, cut):
   cut = min(cut, T - 1)
   (*arrays, peepholes), state, _ = case(T, False, seed=T)
-  run = lambda part, c: ops.sru(
+  run = lambda part, c: jitted(
     *(jnp.asarray(a[:, part], jnp.float32) for a in arrays), peepholes, initial_state=c
   )
   whole, last = run(slice(None), state)
@@ -102,8 +104,8 @@ def test_any_split_gives_the_whole(T, cut):
 def test_wrong_shapes_are_named():
   x = jnp.ones((2, 5, 3))
   with pytest.raises(ValueError, match="sru needs skip .* got shape"):
-    ops.sru(x, x, x, x[:, :4], jnp.ones((2, 3)))
+    jitted(x, x, x, x[:, :4], jnp.ones((2, 3)))
   with pytest.raises(ValueError, match=r"peepholes \[2, N\] = \(2, 3\)"):
-    ops.sru(x, x, x, x, jnp.ones(3))
+    jitted(x, x, x, x, jnp.ones(3))
   with pytest.raises(ValueError, match="'auto' or one of"):
-    ops.sru(x, x, x, x, jnp.ones((2, 3)), implementation="chunked")
+    jitted(x, x, x, x, jnp.ones((2, 3)), implementation="chunked")

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from jaxseq import ops, testing
 from jaxseq.ops.rnn import wkv as module
 
+jitted = jax.jit(ops.wkv, static_argnames="implementation")
+
 FORMS = sorted(set(module.IMPLEMENTATIONS) - {"recurrent"})
 BUDGET = 3e-6  # Of float32 against float64, as a share of the largest value.
 
@@ -75,7 +77,7 @@ def test_every_form_is_the_loop(T, spread, packed):
   args = [np.float32(a) for a in args]
   want = loop(*map(np.float64, args), state, ids)
   for form in module.IMPLEMENTATIONS:
-    run = lambda args, state, form=form: ops.wkv(
+    run = lambda args, state, form=form: jitted(
       *args, initial_state=state, segment_ids=ids, implementation=form
     )
     o, last = jax.jit(run)(args, low(state))
@@ -89,9 +91,7 @@ def test_gradients_are_those_of_the_definition_in_float64(form):
 
   def gradients(form):
     def loss(args, state):
-      o, last = ops.wkv(
-        *args, initial_state=state, segment_ids=ids, implementation=form
-      )
+      o, last = jitted(*args, initial_state=state, segment_ids=ids, implementation=form)
       return jnp.sum(jnp.sin(o)) + sum(jnp.sum(jnp.cos(s)) for s in last)
 
     return jax.jit(jax.grad(loss, argnums=(0, 1)))
@@ -108,7 +108,7 @@ def test_gradients_are_those_of_the_definition_in_float64(form):
 def test_without_decay_and_bonus_it_is_softmax_over_the_tokens_so_far():
   (k, v, *_), _, _ = case(20, False)
   k, v = jnp.asarray(k, jnp.float32), jnp.asarray(v, jnp.float32)
-  o, _ = ops.wkv(k, v, jnp.zeros(5), jnp.zeros(5), implementation="chunked")
+  o, _ = jitted(k, v, jnp.zeros(5), jnp.zeros(5), implementation="chunked")
   scores = jnp.where(jnp.tril(jnp.ones((20, 20)))[..., None] > 0, k[:, None], -jnp.inf)
   want = jnp.einsum("btsd,bsd->btd", jax.nn.softmax(scores, axis=2), v)
   testing.assert_close(o, want)
@@ -118,7 +118,7 @@ def test_padding_alone_leaves_the_empty_state():
   k = jnp.full((1, 4, 3), jnp.nan)
   ids = jnp.zeros((1, 4), jnp.int32)
   for form in module.IMPLEMENTATIONS:
-    o, state = ops.wkv(
+    o, state = jitted(
       k, k, -jnp.ones(3), jnp.ones(3), segment_ids=ids, implementation=form
     )
     assert not o.any()
@@ -131,7 +131,7 @@ def test_any_split_gives_the_whole(T, cut, form):
   cut = min(cut, T - 1)
   (k, v, *rest), state, _ = case(T, False, seed=T)
   run = jax.jit(
-    lambda part, state: ops.wkv(
+    lambda part, state: jitted(
       *(jnp.asarray(a, jnp.float32) for a in (*part, *rest)),
       initial_state=state,
       implementation=form,
@@ -146,9 +146,9 @@ def test_any_split_gives_the_whole(T, cut, form):
 def test_wrong_shapes_are_named():
   k = jnp.ones((2, 5, 3))
   with pytest.raises(ValueError, match="wkv needs bonus .* got shape"):
-    ops.wkv(k, k, jnp.ones(3), jnp.ones(4))
+    jitted(k, k, jnp.ones(3), jnp.ones(4))
   with pytest.raises(ValueError, match=r"initial_state\.maximum"):
     state = ops.WKVState(jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.ones((2, 4)))
-    ops.wkv(k, k, jnp.ones(3), jnp.ones(3), initial_state=state)
+    jitted(k, k, jnp.ones(3), jnp.ones(3), initial_state=state)
   with pytest.raises(ValueError, match="'auto' or one of"):
-    ops.wkv(k, k, jnp.ones(3), jnp.ones(3), implementation="fast")
+    jitted(k, k, jnp.ones(3), jnp.ones(3), implementation="fast")
