@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from jaxseq import layers, ops
-from jaxseq.layers import linear_init
+from jaxseq.layers import linear_init, time_scales
 from jaxseq.modules.mixer import Mixer
 from jaxseq.ops.ssm import discretize
 
@@ -94,9 +94,7 @@ class H3(Mixer):
     lin = lambda key, shape, dtype: jnp.broadcast_to(
       np.pi * jnp.arange(M, dtype=dtype), shape
     )
-    step = lambda key, shape, dtype: jax.random.uniform(
-      key, shape, dtype, np.log(self.dt_min), np.log(self.dt_max)
-    )
+    step = time_scales.log_step_init(self.dt_min, self.dt_max)
     A = -jnp.exp(self._param("log_rate", half, (H, M)))
     A = jax.lax.complex(A, self._param("frequency", lin, (H, M)))
     a, b = discretize.bilinear(A, jnp.exp(self._param("log_dt", step, (H,)))[:, None])

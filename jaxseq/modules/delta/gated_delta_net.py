@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
-from jaxseq.layers import time_scales
+from jaxseq.layers import linear_init, time_scales
 from jaxseq.modules.mixer import Mixer
 
 __all__ = ["GatedDeltaNet", "GatedDeltaNetState"]
@@ -94,8 +94,7 @@ class GatedDeltaNet(Mixer):
 
     def mixed(name, count, size, inputs):
       """Projected, mixed with the tokens just before, by heads."""
-      uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-      init = nn.with_logical_partitioning(uniform, (None, "heads"))
+      init = nn.with_logical_partitioning(linear_init.kernel_init, (None, "heads"))
       shape = (CONV_SIZE, count * size)
       y, after = ops.short_conv(
         self._project(x, count * size, name),

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
+from jaxseq.layers import linear_init
 from jaxseq.modules.delta.gated_delta_net import CONV_SIZE
 from jaxseq.modules.mixer import Mixer
 
@@ -65,8 +66,7 @@ class MesaNet(Mixer):
 
     def direction(name, inputs):
       """Projected, mixed with the tokens just before, of length 1 in each head."""
-      uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-      init = nn.with_logical_partitioning(uniform, (None, "heads"))
+      init = nn.with_logical_partitioning(linear_init.kernel_init, (None, "heads"))
       y, after = ops.short_conv(
         self._project(x, D, name),
         self.param(f"{name}_conv", init, (CONV_SIZE, D), self.param_dtype),

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Complex
 
 from jaxseq import ops
+from jaxseq.layers import time_scales
 from jaxseq.modules.mixer import Mixer
 from jaxseq.ops.ssm import discretize, hippo
 
@@ -148,9 +149,7 @@ def _parameters(mixer):
     C = vectors.T @ he(key, (k * k * P, c), jnp.float32).reshape(k * k, P, c)
     return jnp.concatenate([C.real, C.imag], axis=1).reshape(shape).astype(dtype)
 
-  step = lambda key, shape, dtype: jax.random.uniform(
-    key, shape, dtype, math.log(mixer.dt_min), math.log(mixer.dt_max)
-  )
+  step = time_scales.log_step_init(mixer.dt_min, mixer.dt_max)
   return {
     "lambda_real": (constant(eigenvalues.real), *states),
     "lambda_imaginary": (constant(eigenvalues.imag), *states),

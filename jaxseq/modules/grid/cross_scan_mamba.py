@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseq import layers
+from jaxseq.layers import linear_init
 from jaxseq.modules.grid import scan_orders
 from jaxseq.modules.mixer import Mixer
-from jaxseq.modules.ssm import mamba_init
 from jaxseq.modules.ssm.mamba import gated, several
 
 __all__ = ["CrossScanMamba"]
@@ -49,7 +49,7 @@ class CrossScanMamba(Mixer):
       3,
       self.grid,
       use_bias=True,
-      kernel_init=mamba_init.LINEAR,
+      kernel_init=linear_init.kernel_init,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name="conv",

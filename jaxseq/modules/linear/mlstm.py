@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
+from jaxseq.layers import linear_init
 from jaxseq.modules.mixer import Mixer
 
 __all__ = ["MLSTM", "MLSTMLayerState", "forget_bias_init"]
@@ -116,8 +117,7 @@ class MLSTM(Mixer):
     return y, MLSTMLayerState(memory, inputs)
 
   def _convolve(self, u, inputs, segment_ids):
-    uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    init = nn.with_logical_partitioning(uniform, (None, "heads"))
+    init = nn.with_logical_partitioning(linear_init.kernel_init, (None, "heads"))
     zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("heads",))
     F = u.shape[-1]
     return ops.short_conv(

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxseq import layers, ops
-from jaxseq.layers import routing, time_scales
+from jaxseq.layers import linear_init, routing, time_scales
 from jaxseq.modules.mixer import Mixer
 
 __all__ = ["MixtureOfMemories", "MixtureOfMemoriesState"]
@@ -105,8 +105,7 @@ class MixtureOfMemories(Mixer):
     q = project(x, widths[0], "q")[:, :, None]
     q = jnp.broadcast_to(q, (*route.shape, widths[0]))
     k, v = of_memories(widths[1], "k"), of_memories(widths[2], "v")
-    uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    init = nn.with_logical_partitioning(uniform, (None, "heads"))
+    init = nn.with_logical_partitioning(linear_init.kernel_init, (None, "heads"))
     taps = self.param("conv", init, (CONV_SIZE, sum(widths)), self.param_dtype)
     mixed, inputs = ops.routed_short_conv(
       jnp.concatenate([q, k, v], axis=-1),

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
+from jaxseq.layers import linear_init
 from jaxseq.modules.mixer import Mixer
 
 __all__ = ["CONV_SIZE", "Rodimus", "RodimusState"]
@@ -97,8 +98,7 @@ class Rodimus(Mixer):
     )(x)
 
   def _convolve(self, x, inputs, segment_ids):
-    uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    init = nn.with_logical_partitioning(uniform, (None, "heads"))
+    init = nn.with_logical_partitioning(linear_init.kernel_init, (None, "heads"))
     shape = (CONV_SIZE, self.inner_features)
     zeros = _on_heads(nn.initializers.zeros)
     return ops.short_conv(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
+from jaxseq.layers import linear_init
 from jaxseq.modules.mixer import Mixer
 from jaxseq.modules.rnn import heads
 
@@ -56,11 +57,10 @@ class SLSTM(Mixer):
     H, K = self.num_heads, D // self.num_heads
     x = ops.segments.clear_padding(x, segment_ids)
     memory, inputs = (None, None) if state is None else state
-    uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     zeros = nn.initializers.zeros
     u, inputs = ops.short_conv(
       x,
-      self._param("conv", uniform, (CONV_SIZE, D), (None, "embed")),
+      self._param("conv", linear_init.kernel_init, (CONV_SIZE, D), (None, "embed")),
       self._param("conv_bias", zeros, (D,), ("embed",)),
       activation="silu",
       initial_state=inputs,

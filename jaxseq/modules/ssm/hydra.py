@@ -11,19 +11,15 @@ the authors' code: the norm stands before the gate, and A begins at -1.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxseq import layers, ops
-from jaxseq.layers import time_scales
+from jaxseq.layers import linear_init, time_scales
 from jaxseq.modules.mixer import Mixer
 
-__all__ = ["CONV_SIZE", "Hydra", "INIT", "bias_init"]
+__all__ = ["CONV_SIZE", "Hydra"]
 
 CONV_SIZE = 7  # Taps of the convolutions, which look both ways.
-
-# That of PyTorch's linear layers, which the authors keep.
-INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Hydra(Mixer):
@@ -69,9 +65,13 @@ class Hydra(Mixer):
     def mixed(name, axis, width):
       """Projected and mixed with the tokens around."""
       u = self._project(inputs, width, name, ("embed", axis))
-      weight = self._param(f"{name}_conv", INIT, (CONV_SIZE, width), (None, axis))
+      weight = self._param(
+        f"{name}_conv", linear_init.kernel_init, (CONV_SIZE, width), (None, axis)
+      )
       u = layers.depthwise_conv(u, weight, segment_ids=segment_ids)
-      u += self._param(f"{name}_conv_bias", bias_init, (width,), (axis,))
+      u += self._param(
+        f"{name}_conv_bias", linear_init.bias_init(CONV_SIZE), (width,), (axis,)
+      )
       return nn.silu(u).astype(self.dtype)
 
     u = mixed("x", "heads", self.width)
@@ -107,7 +107,7 @@ class Hydra(Mixer):
     return layers.projection(
       width,
       axes,
-      kernel_init=INIT,
+      kernel_init=linear_init.kernel_init,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name=name,
@@ -116,9 +116,3 @@ class Hydra(Mixer):
   def _param(self, name, init, shape=None, axes=("heads",)):
     init = nn.with_logical_partitioning(init, axes)
     return self.param(name, init, shape or (self.heads,), self.param_dtype)
-
-
-def bias_init(key, shape, dtype):
-  """That of PyTorch's convolutions of `CONV_SIZE` taps: uniform within W^-1/2."""
-  bound = CONV_SIZE**-0.5
-  return jax.random.uniform(key, shape, dtype, -bound, bound)

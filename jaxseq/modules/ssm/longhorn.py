@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseq import ops
+from jaxseq.layers import linear_init
 from jaxseq.modules.mixer import Mixer
 from jaxseq.modules.ssm import mamba_init
 from jaxseq.modules.ssm.mamba import SelectiveSSM, SelectiveState, gated, ssm_options
@@ -29,7 +30,7 @@ __all__ = ["Longhorn"]
 
 # All steps begin at sigmoid(0), from the authors' code.
 START = dataclasses.replace(
-  mamba_init.MAMBA["default"], dt=mamba_init.LINEAR, dt_bias=nn.initializers.zeros
+  mamba_init.MAMBA["default"], dt=linear_init.kernel_init, dt_bias=nn.initializers.zeros
 )
 
 

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxseq import layers, ops
+from jaxseq.layers import linear_init
 from jaxseq.modules.mixer import Mixer
 from jaxseq.modules.ssm import mamba_init
 
@@ -218,7 +219,7 @@ def gated(mixer, x, segment_ids, ssm):
   return y.astype(x.dtype), rest
 
 
-def _project(module, x, width, name, axes, kernel_init=mamba_init.LINEAR):
+def _project(module, x, width, name, axes, kernel_init=linear_init.kernel_init):
   """A linear map in the dtypes of the module."""
   return layers.projection(
     width,

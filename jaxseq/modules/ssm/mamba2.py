@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
+from jaxseq.layers import linear_init
 from jaxseq.modules.mixer import Mixer
 from jaxseq.modules.ssm import mamba_init
 
@@ -86,7 +87,7 @@ class Mamba2(Mixer):
     before = Mamba2State(None, None, None) if state is None else state
     init = mamba_init.MAMBA2[self.initialization]
 
-    def mixed(name, axis, width, inputs, kernel_init=mamba_init.LINEAR):
+    def mixed(name, axis, width, inputs, kernel_init=linear_init.kernel_init):
       """Projected and mixed with the tokens just before."""
       return ops.short_conv(
         self._project(u, width, name, ("embed", axis), kernel_init),
@@ -141,7 +142,7 @@ class Mamba2(Mixer):
     return (y * scale).astype(x.dtype)
 
   def _project(
-    self, x, width, name, axes=("embed", "heads"), kernel_init=mamba_init.LINEAR
+    self, x, width, name, axes=("embed", "heads"), kernel_init=linear_init.kernel_init
   ):
     return layers.projection(
       width,

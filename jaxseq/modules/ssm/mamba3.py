@@ -24,15 +24,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseq import layers, ops
-from jaxseq.layers import time_scales
+from jaxseq.layers import linear_init, time_scales
 from jaxseq.modules.mixer import Mixer
 
 __all__ = ["MIMOMamba3", "Mamba3", "Mamba3State"]
 
 SLOWEST = 1e-4  # Least rate of decay, from the authors' code.
-
-# That of PyTorch's linear layers, which the authors keep.
-INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Mamba3State(NamedTuple):
@@ -163,7 +160,7 @@ class Mamba3(Mixer):
     return layers.projection(
       width,
       axes,
-      kernel_init=INIT,
+      kernel_init=linear_init.kernel_init,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name=name,

@@ -15,14 +15,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxseq.layers import time_scales
+from jaxseq.layers import linear_init, time_scales
 
-__all__ = ["LINEAR", "MAMBA", "MAMBA2", "Init", "check"]
-
-# That of PyTorch's linear layers and convolutions, which the authors keep.
-LINEAR = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+__all__ = ["MAMBA", "MAMBA2", "Init", "check"]
 
 NEARLY_ZERO = -8.0  # A_log: half of a state is left after 2066 tokens.
+CONV_BIAS = linear_init.bias_init(4)  # Of the convolutions, which have four taps.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +53,6 @@ def check(mixer, inits):
     )
 
 
-def _conv_bias(key, shape, dtype=jnp.float32):
-  """That of PyTorch's convolutions of four taps: uniform within 4^-1/2."""
-  return jax.random.uniform(key, shape, dtype, -0.5, 0.5)
-
-
 def _rates(key, shape, dtype=jnp.float32):
   """1 to N in each channel (S4D-real, Gu et al. 2022, arXiv:2206.11893)."""
   del key
@@ -74,7 +67,7 @@ def _steps(key, shape, dtype=jnp.float32):
 
 def _correlated(key, shape, dtype=jnp.float32):
   """W_B, and W_C half way from that to other weights."""
-  B, C = jnp.split(LINEAR(key, shape, dtype), 2, axis=1)
+  B, C = jnp.split(linear_init.kernel_init(key, shape, dtype), 2, axis=1)
   return jnp.concatenate([B, (B + C) / 2], axis=1)
 
 
@@ -98,8 +91,22 @@ def _with_mimetic(default: Init) -> dict[str, Init]:
 
 
 MAMBA = _with_mimetic(
-  Init(_rates, _steps, time_scales.step_init, LINEAR, LINEAR, _conv_bias)
+  Init(
+    _rates,
+    _steps,
+    time_scales.step_init,
+    linear_init.kernel_init,
+    linear_init.kernel_init,
+    CONV_BIAS,
+  )
 )
 MAMBA2 = _with_mimetic(
-  Init(time_scales.rate_init, LINEAR, time_scales.step_init, LINEAR, LINEAR, _conv_bias)
+  Init(
+    time_scales.rate_init,
+    linear_init.kernel_init,
+    time_scales.step_init,
+    linear_init.kernel_init,
+    linear_init.kernel_init,
+    CONV_BIAS,
+  )
 )

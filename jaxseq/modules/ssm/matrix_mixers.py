@@ -34,7 +34,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxseq import layers, ops
-from jaxseq.layers import time_scales
+from jaxseq.layers import linear_init, time_scales
 from jaxseq.modules.mixer import Mixer
 from jaxseq.modules.ssm import hydra
 
@@ -166,17 +166,22 @@ class DenseMixer(Mixer):
     """Projected and mixed with the tokens around, in float32."""
     y = self._project(u, name, width)
     taps = (hydra.CONV_SIZE, width)
-    weight = self._param(f"{name}_conv", hydra.INIT, taps, (None, "heads"))
+    weight = self._param(f"{name}_conv", linear_init.kernel_init, taps, (None, "heads"))
     y = layers.depthwise_conv(y, weight, segment_ids=segment_ids)
     if use_bias:
-      y += self._param(f"{name}_conv_bias", hydra.bias_init, (width,), ("heads",))
+      y += self._param(
+        f"{name}_conv_bias",
+        linear_init.bias_init(hydra.CONV_SIZE),
+        (width,),
+        ("heads",),
+      )
     return y
 
   def _project(self, x, name, width, axes=("embed", "heads")):
     return layers.projection(
       width,
       axes,
-      kernel_init=hydra.INIT,
+      kernel_init=linear_init.kernel_init,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       name=name,

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Complex
 
 from jaxseq import layers, ops
+from jaxseq.layers import time_scales
 from jaxseq.modules.mixer import Mixer
 from jaxseq.ops.ssm import discretize, hippo
 
@@ -104,9 +105,7 @@ class S5(Mixer):
 
   def _param(self, num_states, name):
     inits = _initializers(self.features, num_states, self.num_blocks)
-    step = lambda key, shape, dtype: jax.random.uniform(
-      key, shape, dtype, np.log(self.dt_min), np.log(self.dt_max)
-    )
+    step = time_scales.log_step_init(self.dt_min, self.dt_max)
     inits["log_dt"] = ("heads",), (num_states,), step
     axes, shape, init = inits[name]
     init = nn.with_logical_partitioning(init, axes)
