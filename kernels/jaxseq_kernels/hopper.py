@@ -1,0 +1,80 @@
+"""What the Mosaic GPU kernels for Hopper share: tiles, products, layouts of registers."""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+__all__ = ["COLS", "ROWS", "TILE", "along_cols", "along_rows", "iota", "plain_product", "product", "tiles"]
+
+TILE = plgpu.Layout.WGMMA  # A matrix in the registers of a warpgroup.
+ROWS = TILE.reduce(1)  # A number for each of its rows.
+COLS = TILE.reduce(0)  # A number for each of its columns.
+
+
+def tiles(shape, dtype, columns: int) -> plgpu.SMEM:
+  """Shared memory for matrices, in the order that copies and matrix products want.
+
+  Args:
+    shape: Of the matrices, perhaps several.
+    dtype: Of 16 bits.
+    columns: Of the array that is copied from or to, a multiple of 32.
+  """
+  width = 64 if columns % 64 == 0 else 32
+  swizzle = width * jnp.dtype(dtype).itemsize
+  transforms = (plgpu.TilingTransform((8, width)), plgpu.SwizzleTransform(swizzle))
+  return plgpu.SMEM(shape, dtype, transforms=transforms)
+
+
+def product(a, b, start=None):
+  """start + a b: `a` in shared memory or registers, `b` in shared memory.
+
+  The result passes a barrier: nothing else tells the compiler that its registers are
+  not to be read before the product has been waited for.
+  """
+  if start is None:
+
+    def run(acc):
+      plgpu.wgmma(acc, a, b)
+      return acc[...]
+
+    shape = (a.shape[0], b.shape[1])
+    out = pl.run_scoped(run, plgpu.ACC(shape, jnp.float32))
+  else:
+    out = pl.run_state(lambda acc: plgpu.wgmma(acc, a, b))(plgpu.ACC.init(start))
+  return jax.lax.optimization_barrier(out)
+
+
+def plain_product(a, b, start=None):
+  """`product` for the interpreter, which has no matrix unit that reads registers."""
+  out = jnp.dot(a[...], b[...], preferred_element_type=jnp.float32)
+  return out if start is None else start + out
+
+
+def along_rows(x, columns: int):
+  """A number for each row, `ROWS`, over all columns."""
+  x = plgpu.layout_cast(x, ROWS)
+  x = jax.lax.broadcast_in_dim(x, (x.shape[0], columns), (0,))
+  return plgpu.layout_cast(x, TILE)
+
+
+def along_cols(x, rows: int):
+  """A number for each column, `COLS`, over all rows."""
+  x = plgpu.layout_cast(x, COLS)
+  x = jax.lax.broadcast_in_dim(x, (rows, x.shape[0]), (1,))
+  return plgpu.layout_cast(x, TILE)
+
+
+def sum_of_rows(x):
+  """The sum of each row, `ROWS`."""
+  return plgpu.layout_cast(jnp.sum(plgpu.layout_cast(x, TILE), axis=1), ROWS)
+
+
+def sum_of_cols(x):
+  """The sum of each column, `COLS`."""
+  return plgpu.layout_cast(jnp.sum(plgpu.layout_cast(x, TILE), axis=0), COLS)
+
+
+def iota(shape, axis: int):
+  """The index along an axis of a matrix."""
+  return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=TILE)

@@ -1,0 +1,342 @@
+"""GPU scans for Hopper, by Mosaic GPU. Grid [B P, H, V / 64].
+
+    o_i = s exp2(G_i) S^T q_i + sum_{j <= i} s exp2(G_i - G_j) (q_i . k_j) v_j
+    S'  = exp2(G_C) S + sum_j exp2(G_C - G_j) k_j v_j^T
+
+for each chunk of C tokens, G the sums of log decays from its start and s the scale. A
+program, one warpgroup, walks over the chunks of a piece of a head's sequence, for 64
+columns of the values. It keeps the state, transposed, in registers; the copies of later
+chunks are under way while it works on one. Each of q, k, v and o moves once: that the
+programs of a head read the same q and k, the cache serves.
+
+The gradients are scans of the same kind (`vjp` says which), forwards for dq and
+backwards in time for dk and dv. Those for dq and dk also collect, chunk by chunk, the
+gradient of the log decays,
+
+    dg_t = sum over i >= t > j of M_ij,   M_ij = q_i . (what dq_i has from token j),
+
+where i or j may lie outside of the chunk: within it from M itself; before it, the scan
+for dq sums a_i = q_i . dq_i over i >= t; after it, that for dk sums b_j = k_j . dk_j
+over j < t; with both outside it is z = exp2(G_C) <S, dS'>, the same for all t. The scan
+for dq leaves S at every `ANCHOR`-th chunk, so that z is known there, and z before it is
+z + sum a - sum of the b before: sums over a few chunks only, so that no small
+difference of large sums is ever taken.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from jaxseq_kernels import hopper
+
+__all__ = ["BLOCK", "CHUNK", "ends", "keys", "queries", "scan"]
+
+CHUNK = 64  # Tokens.
+BLOCK = 64  # Columns of the values that a program has.
+ANCHOR = 4  # Chunks from one state that is kept to the next.
+STAGES = 2  # Chunks that are copied ahead.
+
+
+
+
+def scan(q, k, v, g, state, *, scale, reverse=False, interpret=False):
+  """Outputs and last states.
+
+  Args:
+    q: [B, T, H, K] bfloat16; T a multiple of 8, K and V of 32.
+    k: [B, T, H, K].
+    v: [B, T, H, V].
+    g: [B, H, N, CHUNK] float32, binary logarithms of decays, at least -150. Positive
+      for a token that neither reads nor writes. N = ceil(T / CHUNK).
+    state: [B P, H, V', K'] float32 before each of P pieces, V' and K' being V and K
+      padded to multiples of 64. Or None, for one piece and zeros.
+    scale: Positive.
+    reverse: From the last token to the first, each reading itself and those after it;
+      decay and scale of a pair of tokens are the same as forwards.
+
+  Returns:
+    o [B, T, H, V] bfloat16 and the states after each piece, as those before.
+  """
+  o, last = _walk(q, k, v, g, state, scale, reverse, interpret, "scan")
+  return o, last
+
+
+def ends(k, v, g, *, pieces, scale, reverse=False, interpret=False):
+  """The states after each of several pieces that begin with zeros."""
+  (last,) = _walk(
+    None, k, v, g, None, scale, reverse, interpret, "ends", pieces=pieces
+  )
+  return last
+
+
+def queries(do, v, k, g, state, q, *, scale, interpret=False):
+  """dq by `scan`, and what it knows of dg.
+
+  Returns:
+    dq; dg by blocks of K, [B, H, K' / 64, N, CHUNK]; the states [B P, H, A, K', V'] in
+    bfloat16 before every `ANCHOR`-th chunk of a piece, and before its last.
+  """
+  B, T, H, K = q.shape
+  P = 1 if state is None else state.shape[0] // B
+  N = g.shape[2]
+  blocks, depth = -(-K // BLOCK), _up(v.shape[-1])
+  anchors = -(--(-N // P) // ANCHOR)
+
+  def collect(at, z):
+    dg_ref, anchors_ref = at.outs
+    # Within the chunk, for tokens i and j on rows and columns.
+    M = at.product(at.x, at.v.T) * at.scores
+    a = hopper.sum_of_rows(M) + hopper.sum_of_rows(at.o * at.load(at.x))
+    at.spare[...] = hopper.sum_of_cols(M)
+    plgpu.commit_smem()
+    a -= plgpu.load(at.spare, layout=hopper.ROWS)
+    i, t = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+    dg = hopper.sum_of_cols(jnp.where(i >= t, hopper.along_rows(a, CHUNK), 0.0))
+    dg_ref.at[at.b, at.head, at.block, at.n][...] = dg
+
+    @pl.when(at.anchor >= 0)
+    def _():
+      to = anchors_ref.at[at.batch, at.head, at.anchor, at.columns]
+      plgpu.copy_smem_to_gmem(at.state, to)
+
+    return z
+
+  outs = (
+    jax.ShapeDtypeStruct((B, H, blocks, N, CHUNK), jnp.float32),
+    jax.ShapeDtypeStruct((B * P, H, anchors, blocks * BLOCK, depth), jnp.bfloat16),
+  )
+  dq, _, dg, kept = _walk(
+    do, v, k, g, state, scale, False, interpret, "queries", q, (), outs, collect
+  )
+  return dq, dg, kept
+
+
+def keys(v, do, q, g, state, k, dg, anchors, *, scale, interpret=False):
+  """dk by `scan` in reverse, and all of dg, by blocks of K."""
+
+  def collect(at, z):
+    dg_ref, anchors_ref = at.ins
+    (out_ref,) = at.outs
+    b = hopper.sum_of_rows(at.o * at.load(at.x))
+    # z is the sum of a vector. At first that of the chunk after it, b of this one off.
+    z = jax.lax.cond(
+      at.anchor >= 0,
+      lambda: _anchored(at, anchors_ref),
+      lambda: z - b,
+    )
+    known = plgpu.load(dg_ref.at[at.b, at.head, at.block, at.n], layout=hopper.COLS, optimized=False)
+    j, t = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+    before = jnp.where(j < t, hopper.along_rows(b, CHUNK), 0.0)
+    dg = known + hopper.sum_of_cols(before + hopper.along_rows(z, CHUNK))
+    out_ref.at[at.b, at.head, at.block, at.n][...] = dg
+    # The first token's is the sum of all a.
+    return z + dg_ref[at.b, at.head, at.block, at.n, 0] / CHUNK
+
+  dk, last, dg = _walk(
+    v, do, q, g, state, scale, True, interpret, "keys", k, (dg, anchors),
+    (jax.ShapeDtypeStruct(dg.shape, dg.dtype),), collect,
+  )
+  return dk, last, dg
+
+
+def _anchored(at, anchors_ref):
+  """exp2(G_C) <S, dS'> as a sum over rows."""
+  kept = anchors_ref.at[at.batch, at.head, at.anchor, at.columns]
+  kept = plgpu.load(kept, layout=hopper.TILE, optimized=False).astype(jnp.float32)
+  return hopper.sum_of_rows(at.S * kept) * jnp.exp2(at.total)
+
+
+def _up(size):
+  return -(-size // 64) * 64
+
+
+class _At(NamedTuple):
+  """What a scan shows of a chunk to those that collect something."""
+
+  b: Any
+  batch: Any
+  head: Any
+  block: Any
+  n: Any
+  anchor: Any  # Of the states kept, that before this chunk; -1 if it is not kept.
+  columns: Any
+  product: Any
+  load: Any
+  S: Any  # The state before, [BLOCK, K'].
+  state: Any  # The same in shared memory, bfloat16.
+  total: Any
+  scores: Any
+  o: Any  # What is read of the state before.
+  v: Any
+  x: Any
+  spare: Any  # Room for a number by token.
+  ins: Any
+  outs: Any
+
+
+def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, ins=(), outs=(), collect=None, pieces=1):
+  B, T, H, K = k.shape
+  V, N = v.shape[-1], g.shape[2]
+  P = pieces if state is None else state.shape[0] // B
+  depth, width = _up(K), _up(V)
+  bf16, f32 = jnp.bfloat16, jnp.float32
+  product = hopper.plain_product if interpret else hopper.product
+  load = lambda ref: plgpu.load(ref, layout=hopper.TILE).astype(f32)
+  arrays = [y for y in (q, k, v, g, state, x, *ins) if y is not None]
+  arrived_size = 4 if q is None else 5
+  log_scale = math.log2(scale)
+
+  def program(*refs):
+    refs = list(refs)
+    q_ref = None if q is None else refs.pop(0)
+    k_ref, v_ref, g_ref = refs[:3]
+    del refs[:3]
+    state_ref = None if state is None else refs.pop(0)
+    x_ref = None if x is None else refs.pop(0)
+    in_refs = [refs.pop(0) for _ in ins]
+    o_ref = None if q is None else refs.pop(0)
+    last_ref = refs.pop(0)
+    out_refs = [refs.pop(0) for _ in outs]
+    q_s, k_s, v_s, g_rows, g_cols, sums, spare, state_s, o_s, arrived, x_arrived = refs
+
+    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
+    block = jax.lax.axis_index("block")
+    b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
+    columns = pl.ds(block * BLOCK, BLOCK)
+    all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
+    size = -(-N // P)
+    first = piece * size
+    count = jnp.clip(N - first, 0, size)
+
+    def place(step):
+      local = count - 1 - step if reverse else step
+      return local, first + local, pl.ds((first + local) * CHUNK, CHUNK)
+
+    def fetch(step):
+      _, n, rows = place(step)
+      slot = jax.lax.rem(step, STAGES)
+      here = arrived.at[slot]
+      if q is not None:
+        plgpu.copy_gmem_to_smem(q_ref.at[b, rows, head, all_keys], q_s.at[slot], here)
+      plgpu.copy_gmem_to_smem(k_ref.at[b, rows, head, all_keys], k_s.at[slot], here)
+      plgpu.copy_gmem_to_smem(v_ref.at[b, rows, head, columns], v_s.at[slot], here)
+      plgpu.copy_gmem_to_smem(g_ref.at[b, head, n], g_rows.at[slot], here)
+      plgpu.copy_gmem_to_smem(g_ref.at[b, head, n], g_cols.at[slot], here)
+
+    def fetch_x(step):
+      rows = place(step)[2]
+      plgpu.copy_gmem_to_smem(x_ref.at[b, rows, head, columns], o_s, x_arrived)
+
+    for step in range(STAGES):
+      pl.when(step < count)(lambda step=step: fetch(step))
+    if x is not None:
+      pl.when(count > 0)(lambda: fetch_x(0))
+
+    i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+
+    def chunk(step, carry):
+      S, z = carry
+      local, n, rows = place(step)
+      slot = jax.lax.rem(step, STAGES)
+      plgpu.barrier_wait(arrived.at[slot])
+      k, v = k_s.at[slot], v_s.at[slot]
+      gates = _gates(g_rows.at[slot], g_cols.at[slot], sums, i, j, log_scale, reverse)
+
+      if q_s is not None:
+        state_s[...] = S.astype(bf16)
+        plgpu.commit_smem()
+        scores = product(q_s.at[slot], k.T)
+        o = product(q_s.at[slot], state_s.T)
+        share = hopper.along_rows(gates.rows, CHUNK) - hopper.along_cols(gates.cols, CHUNK)
+        scores *= jnp.exp2(jnp.where((i <= j) if reverse else (i >= j), share, -jnp.inf))
+        o *= hopper.along_rows(jnp.exp2(gates.rows + gates.shift), BLOCK)
+        if collect is not None:
+          plgpu.barrier_wait(x_arrived)
+          last = (local == count - 1) | (jax.lax.rem(local, ANCHOR) == ANCHOR - 1)
+          anchor = jnp.where(last, jax.lax.div(local, ANCHOR), -1)
+          z = collect(_At(b, batch, head, block, n, anchor, columns, product, load, S, state_s, gates.total, scores, o, v, o_s, spare, in_refs, out_refs), z)
+        o = product(scores.astype(bf16), v, o)
+        if collect is None:
+          plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        o_s[...] = o.astype(bf16)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(o_s, o_ref.at[b, rows, head, columns])
+
+      writes = load(v.T) * hopper.along_cols(gates.writes, BLOCK)
+      S *= hopper.along_rows(jnp.exp2(gates.total), depth)
+      S = product(writes.astype(bf16), k, S)
+      pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
+      if x is not None:
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        pl.when(step + 1 < count)(lambda: fetch_x(step + 1))
+      return S, z
+
+    if state is None:
+      S = plgpu.layout_cast(jnp.zeros((BLOCK, depth), f32), hopper.TILE)
+    else:
+      before = state_ref.at[batch, head, columns]
+      S = plgpu.load(before, layout=hopper.TILE, optimized=False)
+    z = plgpu.layout_cast(jnp.zeros((CHUNK,), f32), hopper.ROWS)
+    S, _ = jax.lax.fori_loop(0, count, chunk, (S, z))
+    last_ref.at[batch, head, columns][...] = S
+    plgpu.wait_smem_to_gmem(0)
+
+  states = jax.ShapeDtypeStruct((B * P, H, width, depth), f32)
+  outputs = jax.ShapeDtypeStruct((B, T, H, V), bf16)
+  run = plgpu.kernel(
+    program,
+    out_type=((outputs,) if q is not None else ()) + (states, *outs),
+    grid=(B * P, H, width // BLOCK),
+    grid_names=("batch", "head", "block"),
+    scratch_types=[
+      None if q is None else hopper.tiles((STAGES, CHUNK, depth), bf16, K),
+      hopper.tiles((STAGES, CHUNK, depth), bf16, K),
+      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, V),
+      plgpu.SMEM((STAGES, CHUNK), f32),
+      plgpu.SMEM((STAGES, CHUNK), f32),
+      plgpu.SMEM((CHUNK,), f32),
+      plgpu.SMEM((CHUNK,), f32),
+      None if q is None else hopper.tiles((BLOCK, depth), bf16, K),
+      None if q is None else hopper.tiles((CHUNK, BLOCK), bf16, V),
+      plgpu.Barrier(num_arrivals=arrived_size, num_barriers=STAGES),
+      plgpu.Barrier(),
+    ],
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name=f"scalar_decay_{name}",
+    interpret=interpret or None,
+  )
+  return run(*arrays)
+
+
+class _Gates(NamedTuple):
+  """Binary logarithms, but for the last."""
+
+  rows: Any  # The share of a pair of tokens is exp2(rows_i - cols_j).
+  cols: Any
+  shift: Any  # What a row reads of the state is exp2(rows_i + shift).
+  total: Any  # What the chunk leaves of the state; as are the rows.
+  writes: Any  # What is written of a column.
+
+
+def _gates(g_rows, g_cols, sums, i, j, log_scale, reverse):
+  """From the decays of a chunk."""
+  by_row = plgpu.load(g_rows, layout=hopper.ROWS)
+  by_col = plgpu.load(g_cols, layout=hopper.COLS)
+  none_row = jnp.where(by_row > 0, 1e30, 0.0)
+  none_col = jnp.where(by_col > 0, 1e30, 0.0)
+  g = hopper.along_cols(jnp.minimum(by_col, 0.0), CHUNK)
+  G = hopper.sum_of_rows(jnp.where(i >= j, g, 0.0))
+  sums[...] = G
+  plgpu.commit_smem()
+  G_col = plgpu.load(sums, layout=hopper.COLS)
+  total = hopper.sum_of_rows(g)
+  last = sums[CHUNK - 1]
+  if reverse:
+    rows, cols = -G - none_row, -G_col - log_scale + none_col
+    return _Gates(rows, cols, last, total, jnp.exp2(G_col + log_scale - none_col))
+  rows, cols = G + log_scale - none_row, G_col + none_col
+  return _Gates(rows, cols, 0.0, total, jnp.exp2(last - cols))
