@@ -18,18 +18,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxseq.ops import checks, dispatch, segments
+from jaxseq.ops import checks, dispatch, segments, sharded
 
 __all__ = [
   "CHUNK_SIZE",
   "FACTORS",
   "LOGARITHMS",
   "Affine",
+  "Given",
   "Inputs",
   "Masks",
   "Shares",
   "advance",
   "by_chunk",
+  "by_kernel",
   "by_token",
   "by_tree",
   "cut",
@@ -52,6 +54,30 @@ CHUNK_SIZE = {"cpu": 32, "gpu": 64, "tpu": 64}
 GROUP_SIZE = {"cpu": 16, "gpu": 32, "tpu": 8}
 
 
+class Given(NamedTuple):
+  """The arguments of a matrix-state op as its kernels take them.
+
+  They scale the queries and skip padding on the way, so that no copy is made.
+
+  Attributes:
+    q: Queries, not scaled.
+    k: Keys.
+    v: Values.
+    gates: Further arrays by token, at least float32.
+    state: The state before the first token, or None.
+    packed: Where there is padding and documents start, (valid, starts), or None twice.
+    scale: Of the queries.
+  """
+
+  q: Float[Array, "B T H K"]
+  k: Float[Array, "B T H K"]
+  v: Float[Array, "B T H V"]
+  gates: tuple[Array, ...]
+  state: Float[Array, "B H K V"] | None
+  packed: tuple[Bool[Array, "B T"] | None, Bool[Array, "B T"] | None]
+  scale: float
+
+
 class Inputs(NamedTuple):
   """The arguments of a matrix-state op, as its forms take them.
 
@@ -63,6 +89,7 @@ class Inputs(NamedTuple):
     state: The state before the first token, at least float32.
     valid: False at padding.
     starts: True where a document starts and the state is dropped.
+    given: The same for kernels.
   """
 
   q: Float[Array, "B T H K"]
@@ -72,6 +99,7 @@ class Inputs(NamedTuple):
   state: Float[Array, "B H K V"]
   valid: Bool[Array, "B T"]
   starts: Bool[Array, "B T"]
+  given: Given | None = None
 
 
 def prepare(op, q, k, v, gates, initial_state, segment_ids, scale) -> Inputs:
@@ -102,15 +130,19 @@ def prepare(op, q, k, v, gates, initial_state, segment_ids, scale) -> Inputs:
   kind = jnp.promote_types(v.dtype, jnp.float32)
   scale = K**-0.5 if scale is None else scale
   state = jnp.zeros((B, H, K, V)) if initial_state is None else initial_state
-  q = (q.astype(kind) * scale).astype(q.dtype)
-  arrays = [q, k, v]
-  arrays += [gate.astype(kind) for gate, _ in gates.values()]
+  state = state.astype(kind)
+  by_token = tuple(gate.astype(kind) for gate, _ in gates.values())
+  given = Given(
+    q, k, v, by_token, None if initial_state is None else state, (None, None), scale
+  )
+  arrays = [(q.astype(kind) * scale).astype(q.dtype), k, v, *by_token]
   valid, starts = jnp.ones((B, T), bool), jnp.zeros((B, T), bool)
   if segment_ids is not None:
     valid, starts, _ = segments.parse(segment_ids)
+    given = given._replace(packed=(valid, starts))
     arrays = [segments.clear_padding(x, segment_ids) for x in arrays]
-  q, k, v, *gates = arrays
-  return Inputs(q, k, v, tuple(gates), state.astype(kind), valid, starts)
+  q, k, v, *by_token = arrays
+  return Inputs(q, k, v, tuple(by_token), state, valid, starts, given)
 
 
 def share_heads(*arrays: Float[Array, "B T G _"]) -> list[Float[Array, "B T H _"]]:
@@ -127,7 +159,7 @@ def size_for(tokens: int) -> int:
 
 def by_token(update, inputs: Inputs):
   """The recurrent form of `update(S, k, v, *gates) -> S`, in the dtype of the state."""
-  q, k, v, gates, S, valid, starts = inputs
+  q, k, v, gates, S, valid, starts, _ = inputs
 
   def step(S, token):
     q, k, v, *gates, start = token
@@ -144,7 +176,7 @@ def by_tree(decay: Float[Array, "B T H #K"], inputs: Inputs):
 
   The maps S -> diag(a) S + k v^T are composed by a tree. All T states are held.
   """
-  q, k, v, _, state, valid, starts = inputs
+  q, k, v, _, state, valid, starts, _ = inputs
   a = jnp.where(starts[..., None, None], 0, decay)[..., None]  # [B, T, H, K, 1]
   x = product("bthk,bthv->bthkv", k, v, like=v)
 
@@ -156,6 +188,34 @@ def by_tree(decay: Float[Array, "B T H #K"], inputs: Inputs):
   S = S + kept * state[:, None]
   o = product("bthk,bthkv->bthv", q, S, like=v)
   return jnp.where(valid[..., None, None], o, 0).astype(v.dtype), S[:, -1]
+
+
+def by_kernel(kernel, *gate_axes: str, backend: str) -> dispatch.Form:
+  """The form that is a kernel: `fused` and `refusal` of a package of `jaxseq_kernels`.
+
+  Args:
+    kernel: The package.
+    *gate_axes: The letters of the axes of each gate.
+    backend: "gpu" or "tpu".
+  """
+  axes = ("BTHK", "BTHK", "BTHV", *gate_axes, "BHKV", "BT", "BT")
+
+  def arrays(given):
+    valid, starts = given.packed
+    return (given.q, given.k, given.v, *given.gates, given.state, starts, valid)
+
+  def run(inputs):
+    fused = functools.partial(kernel.fused, scale=inputs.given.scale, backend=backend)
+    out = ("BTHV", "BHKV")
+    return sharded.over_batch_and_heads(fused, arrays(inputs.given), axes, out)
+
+  def refusal(inputs):
+    scale = inputs.given.scale
+    return dispatch.no_kernels(backend) or kernel.refusal(
+      *arrays(inputs.given), scale=scale, backend=backend
+    )
+
+  return dispatch.Form(run, refusal)
 
 
 class Affine(NamedTuple):
@@ -187,7 +247,7 @@ def by_chunk(chunk, inputs: Inputs, size: int | None = None):
   K]. The backward pass makes each group of chunks again from the state it began with.
   `size` is C, in tokens; that of `size_for` if None.
   """
-  q, k, v, gates, S, valid, starts = inputs
+  q, k, v, gates, S, valid, starts, _ = inputs
   T = q.shape[1]
   size = size or size_for(T)
   count = -(-T // size)

@@ -6,12 +6,17 @@ refuse and is not slow there.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-__all__ = ["Form", "platform", "select"]
+from jaxseq_kernels import releases
+
+__all__ = ["Form", "no_kernels", "platform", "select"]
+
+HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 
 
 def platform() -> str:
@@ -23,6 +28,23 @@ def platform() -> str:
   device = jax.sharding.get_abstract_mesh().abstract_device
   name = jax.default_backend() if device is None else device.platform
   return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
+
+
+def no_kernels(backend: str) -> str | None:
+  """Why no kernel for "gpu" or "tpu" runs here, or None. Warns once of an odd GPU."""
+  if platform() != backend:
+    return f"it needs a {backend.upper()}, not {platform()}"
+  return releases.untested() or (_not_hopper() if backend == "gpu" else None)
+
+
+def _not_hopper() -> str | None:
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  kind = jax.devices()[0].device_kind if device is None else device.device_kind
+  if any(name in kind for name in HOPPER):
+    return None
+  reason = f"the GPU kernels are for Hopper ({', '.join(HOPPER)}), not {kind}"
+  warnings.warn(f"{reason}; the plain forms run instead", stacklevel=2)
+  return reason
 
 
 def _takes_all(*args) -> None:

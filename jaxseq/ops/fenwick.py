@@ -80,7 +80,7 @@ def prepare(
 
 def by_token(update, inputs: chunks.Inputs):
   """The recurrent form: `update(S, k, v, *gates) -> S` in each bucket."""
-  q, k, v, gates, state, valid, starts = inputs
+  q, k, v, gates, state, valid, starts, _ = inputs
   kind = state.buckets.dtype
   L = gates[-2].shape[-1]
   levels = jnp.arange(L)
@@ -130,7 +130,7 @@ def by_chunk(chunk, inputs: chunks.Inputs, size: int | None = None):
   As `chunks.by_chunk`; but a chunk's L - 1 states are many, so that only those between
   groups of chunks, as many groups as chunks in one, are kept for the backward pass.
   """
-  q, k, v, gates, state, valid, starts = inputs
+  q, k, v, gates, state, valid, starts, _ = inputs
   T = q.shape[1]
   size = size or chunks.size_for(T)
   count = -(-T // size)

@@ -113,7 +113,7 @@ def destinations(
 
 def by_token(update, inputs: Inputs):
   """The recurrent form of `update(S, k, v, *gates) -> S`, slot by slot."""
-  (q, k, v, gates, S, valid, _), route, document = inputs
+  (q, k, v, gates, S, valid, *_), route, document = inputs
   rows = jnp.arange(S.shape[0])
 
   def step(carry, slot):

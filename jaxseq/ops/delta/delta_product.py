@@ -88,7 +88,7 @@ def _rest(x):
 
 def recurrent(inputs, n):
   """The definition: n steps, then a read."""
-  q, k, v, (g, beta), S, valid, starts = inputs
+  q, k, v, (g, beta), S, valid, starts, _ = inputs
 
   def token(S, steps):
     q, k, v, g, beta, start = steps  # [n, B, ...]

@@ -100,7 +100,7 @@ def mesa(
 def recurrent(inputs, ridge, max_steps):
   """The definition, with A and B side by side in S."""
   del max_steps
-  q, k, kv, gates, S, valid, starts = inputs
+  q, k, kv, gates, S, valid, starts, _ = inputs
   K = q.shape[-1]
 
   def step(S, token):
@@ -127,7 +127,7 @@ def sherman_morrison(inputs, ridge, max_steps):
   A decay would shrink A but not r, which is a change of full rank.
   """
   del max_steps
-  q, k, kv, (beta,), S, valid, starts = inputs
+  q, k, kv, (beta,), S, valid, starts, _ = inputs
   K = q.shape[-1]
   first = jnp.zeros_like(S[..., :K]) + ridge[..., None] ** -1 * jnp.eye(K)
   product = functools.partial(jnp.einsum, precision="highest")
@@ -157,7 +157,7 @@ def chunked(inputs, ridge, max_steps):
   The states go from chunk to chunk as in `scalar_decay`; the backward pass makes each
   group of chunks again from the state it began with.
   """
-  q, k, kv, gates, S, valid, starts = inputs
+  q, k, kv, gates, S, valid, starts, _ = inputs
   g, beta = gates if len(gates) == 2 else (jnp.zeros_like(gates[0]), gates[0])
   T, K = q.shape[1], q.shape[-1]
   size = chunks.size_for(T)

@@ -87,7 +87,7 @@ def additive_decay(
 
 def recurrent(inputs, z):
   """The definition, with D held as its logarithm."""
-  q, d, v, _, S, valid, starts = inputs
+  q, d, v, _, S, valid, starts, _ = inputs
 
   def step(state, token):
     S, z = state

@@ -83,7 +83,7 @@ def recurrent(inputs):
 def reverse(inputs: chunks.Inputs) -> chunks.Inputs:
   """The same tokens from the last to the first; documents start where they ended."""
   flip = lambda x: jnp.flip(x, axis=1)
-  flipped = jax.tree.map(flip, inputs._replace(starts=ends(inputs.starts)))
+  flipped = jax.tree.map(flip, inputs._replace(starts=ends(inputs.starts), given=None))
   return flipped._replace(state=inputs.state)
 
 
@@ -154,7 +154,7 @@ def from_right(chunk: Callable, inputs: chunks.Inputs) -> Float[Array, "B T H V"
       chunk's last and first document, `keeps` [N, B, 1, 1] says if these are one.
     inputs: Of the op.
   """
-  q, k, v, gates, S, valid, starts = inputs
+  q, k, v, gates, S, valid, starts, _ = inputs
   T = q.shape[1]
   size = chunks.size_for(T)
   count = -(-T // size)

@@ -59,16 +59,18 @@ def recurrent(inputs):
 def _without_decay(form):
   """A form of `scalar_decay` at a decay of one."""
 
-  def run(inputs):
-    zeros = jnp.zeros(inputs.q.shape[:3], inputs.state.dtype)
-    return form(inputs._replace(gates=(zeros,)))
+  def with_gate(inputs):
+    gates = (jnp.zeros(inputs.q.shape[:3], inputs.state.dtype),)
+    return inputs._replace(gates=gates, given=inputs.given._replace(gates=gates))
 
-  return run
+  return Form(
+    lambda inputs: form.run(with_gate(inputs)),
+    lambda inputs: form.refusal(with_gate(inputs)),
+  )
 
 
 IMPLEMENTATIONS = {
-  "chunked": Form(_without_decay(scalar_decay.chunked)),
-  "parallel": Form(_without_decay(scalar_decay.parallel)),
-  "associative": Form(_without_decay(scalar_decay.associative)),
-  "recurrent": Form(recurrent),
-}
+  name: _without_decay(form)
+  for name, form in scalar_decay.IMPLEMENTATIONS.items()
+  if name != "recurrent"
+} | {"recurrent": Form(recurrent)}

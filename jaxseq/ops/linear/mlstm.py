@@ -100,7 +100,7 @@ def mlstm(
 
 def recurrent(inputs, m):
   """The definition, with C and n side by side in S."""
-  q, k, v, (i, f), S, valid, starts = inputs
+  q, k, v, (i, f), S, valid, starts, _ = inputs
 
   def step(state, token):
     S, m = state
@@ -125,18 +125,46 @@ def _as_scalar_decay(form):
   """A form of `scalar_decay`, once every m is known."""
 
   def run(inputs, m):
-    i, f = inputs.gates
-    i = jnp.where(inputs.valid[..., None], i, -jnp.inf)
-    after = jax.lax.stop_gradient(_stabilizers(i, f, m, inputs.valid, inputs.starts))
-    before = jnp.concatenate([m[:, None], after[:, :-1]], axis=1)
-    before = jnp.where(inputs.starts[..., None], 0, before)
-    # In this order: the steps of m are exact, its sum with f is not.
-    decay = f - (after - before)
-    k = (jnp.exp(i - after)[..., None] * inputs.k).astype(inputs.k.dtype)
+    decay, weight, after = _stabilized(inputs, m)
+    k = (weight[..., None] * inputs.k).astype(inputs.k.dtype)
     read, S = form(inputs._replace(k=k, gates=(decay,)))
     return read, S, after
 
   return run
+
+
+def _stabilized(inputs, m):
+  """The decay and the weight of each token [B, T, H], and its m."""
+  i, f = inputs.gates
+  i = jnp.where(inputs.valid[..., None], i, -jnp.inf)
+  after = jax.lax.stop_gradient(_stabilizers(i, f, m, inputs.valid, inputs.starts))
+  before = jnp.concatenate([m[:, None], after[:, :-1]], axis=1)
+  before = jnp.where(inputs.starts[..., None], 0, before)
+  # In this order: the steps of m are exact, its sum with f is not.
+  return f - (after - before), jnp.exp(i - after), after
+
+
+def _by_kernel(form):
+  """A kernel of `scalar_decay`, for C and n apart: they differ in width."""
+
+  def part(given, columns, k, decay):
+    state = None if given.state is None else given.state[..., columns]
+    return given._replace(k=k, v=given.v[..., columns], gates=(decay,), state=state)
+
+  def run(inputs, m):
+    given = inputs.given
+    decay, weight, after = _stabilized(inputs, m)
+    k = (weight[..., None] * given.k).astype(given.k.dtype)
+    parts = (part(given, c, k, decay) for c in (slice(-1), slice(-1, None)))
+    parts = (form.run(inputs._replace(given=given)) for given in parts)
+    read, S = (jnp.concatenate(x, axis=-1) for x in zip(*parts))
+    return read, S, after
+
+  def refusal(inputs, m):
+    given = part(inputs.given, slice(-1), inputs.given.k, inputs.gates[1])
+    return form.refusal(inputs._replace(given=given))
+
+  return Form(run, refusal)
 
 
 def _stabilizers(i, f, m, valid, starts):
@@ -156,6 +184,7 @@ def _stabilizers(i, f, m, valid, starts):
 
 
 IMPLEMENTATIONS = {
+  "pallas_gpu": _by_kernel(scalar_decay.IMPLEMENTATIONS["pallas_gpu"]),
   "chunked": Form(_as_scalar_decay(scalar_decay.chunked)),
   "parallel": Form(_as_scalar_decay(scalar_decay.parallel)),
   "recurrent": Form(recurrent),

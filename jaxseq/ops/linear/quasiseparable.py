@@ -82,7 +82,7 @@ def quasiseparable(
 def _both_ways(form, left, right):
   """Each direction by a form of `scalar_decay`, moved on by a token."""
   back = bidirectional.reverse(right)
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), left, back)
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), left._replace(given=None), back)
   o, _ = jax.vmap(form)(stacked)
   from_left, from_right = o.astype(left.state.dtype)
   from_right = jnp.flip(_shift(from_right, back.starts), axis=1)

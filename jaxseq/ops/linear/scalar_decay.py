@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
 from jaxseq.ops.dispatch import Form
+from jaxseq_kernels import scalar_decay as kernel
 
 __all__ = ["IMPLEMENTATIONS", "scalar_decay"]
 
@@ -98,6 +99,7 @@ def _chunk(q, k, v, g, *, mask):
 
 
 IMPLEMENTATIONS = {
+  "pallas_gpu": chunks.by_kernel(kernel, "BTH", backend="gpu"),
   "chunked": Form(chunked),
   "parallel": Form(parallel),
   "associative": Form(associative),

@@ -145,7 +145,7 @@ def softmax_writes(
 
 def recurrent(inputs, slots):
   """The definition."""
-  q, k, v, (w, g), _, valid, starts = inputs
+  q, k, v, (w, g), _, valid, starts, _ = inputs
   kind = slots.keys.dtype
 
   def step(slots, token):
@@ -173,7 +173,7 @@ def chunked(inputs, slots):
 
 def _first_pass(inputs, keys):
   """softmax(K_t q_t) of all tokens [B, T, H, M], and the last K."""
-  q, k, v, (w, g), _, valid, starts = inputs
+  q, k, v, (w, g), _, valid, starts, _ = inputs
   T = q.shape[1]
   heads_first = lambda x: jnp.moveaxis(x, 3, 2)  # Each [N, B, H, C, ...].
   tokens = (q, k, w, g, valid[..., None], starts[..., None])

@@ -62,7 +62,7 @@ def time_mix(
 
 def recurrent(inputs, bonus):
   """The definition."""
-  r, k, v, (g,), S, valid, starts = inputs
+  r, k, v, (g,), S, valid, starts, _ = inputs
 
   def step(S, token):
     r, k, v, g, start = token

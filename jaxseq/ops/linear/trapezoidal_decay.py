@@ -113,7 +113,7 @@ def _prepare(q, k, v, log_decay, current, previous, state, segment_ids, scale):
 
 def recurrent(inputs: chunks.Inputs):
   """The definition."""
-  q, k, v, gates, state, valid, starts = inputs
+  q, k, v, gates, state, valid, starts, _ = inputs
   write = lambda k, v: jnp.einsum("bhrk,bhrv->bhkv", k, v, precision="highest")
 
   def step(state, token):
@@ -137,7 +137,7 @@ def recurrent(inputs: chunks.Inputs):
 
 def chunked(inputs: chunks.Inputs):
   """A scalar decay of R rows a token, with both writes of a token at once."""
-  q, k, v, (g, c, w), state, valid, starts = inputs
+  q, k, v, (g, c, w), state, valid, starts, _ = inputs
   B, T, H, R, _ = q.shape
   follows = (valid & ~starts)[:, 1:, None]  # The next token is of the same document.
   later = jnp.pad(jnp.where(follows, w[:, 1:], 0), ((0, 0), (0, 1), (0, 0)))
