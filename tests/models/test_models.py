@@ -111,13 +111,13 @@ def test_the_losses_of_pooled_models_leave_out_weightless_rows():
   batch = dict(inputs=x, targets=classes, weights=weights, segment_ids=ids)
   model = models.Classifier(config(num_layers=2), num_outputs=5)
   params = jax.jit(model.init)(jax.random.key(1), x)
-  loss, sums = model.apply(params, batch, method="loss")
+  loss, sums = jax.jit(lambda p: model.apply(p, batch, method="loss"))(params)
   log_p = jax.nn.log_softmax(jax.jit(model.apply)(params, x))
   np.testing.assert_allclose(loss, -(log_p[0, 0] + log_p[2, 4]), rtol=1e-5)
   assert sums["weight"] == 2
   model = models.Regressor(config(num_layers=2), num_outputs=5)
   batch["targets"] = jnp.zeros((3, 5))
-  loss, _ = model.apply(params, batch, method="loss")
+  loss, _ = jax.jit(lambda p: model.apply(p, batch, method="loss"))(params)
   y = jax.jit(model.apply)(params, x)
   np.testing.assert_allclose(loss, (y[0] ** 2).mean() + (y[2] ** 2).mean(), rtol=1e-5)
 

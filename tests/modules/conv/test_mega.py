@@ -96,8 +96,8 @@ def test_it_is_the_layer_of_mega_pytorch(activation, prefix):
 def test_the_moving_averages_are_those_of_the_authors_code():
   mixer = Moving(features=4, ema_size=3, dtype=jnp.float32)
   x = np.random.default_rng(0).normal(size=(2, 9, 4)).astype(np.float32)
-  params = mixer.init(jax.random.key(0), x)
-  got = mixer.apply(params, x)
+  params = jax.jit(mixer.init)(jax.random.key(0), x)
+  got = jax.jit(mixer.apply)(params, x)
   p = {k: np.asarray(v, np.float64) for k, v in nn.unbox(params)["params"].items()}
   want = p["omega"] * x
   for direction in ("", "backward_"):
@@ -112,12 +112,14 @@ def test_the_moving_averages_are_those_of_the_authors_code():
 
 def test_the_rotary_bias_is_a_product_of_turned_vectors():
   mixer = Biases(features=4, position_bias="rotary", max_length=7)
-  params = mixer.init(jax.random.key(0))
-  bias = mixer.apply(params)[0]
+  params = jax.jit(mixer.init)(jax.random.key(0))
+  bias = jax.jit(mixer.apply)(params)[0]
   a, b = (nn.unbox(params)["params"][f"bias_{n}"] for n in "qk")
-  turn = lambda v: positions.rotary(
-    jnp.broadcast_to(v, (1, 7, 1, len(v))), jnp.arange(7)[None]
-  )[0, :, 0]
+  turn = jax.jit(
+    lambda v: positions.rotary(
+      jnp.broadcast_to(v, (1, 7, 1, len(v))), jnp.arange(7)[None]
+    )[0, :, 0]
+  )
   t, s = np.indices((7, 7))
   np.testing.assert_allclose(bias[t - s + 6], turn(a) @ turn(b).T, atol=1e-6)
 

@@ -26,7 +26,8 @@ def test_without_decay_and_with_full_feedback_its_memory_is_that_of_gated_delta_
 
 def test_a_large_correction_reads_the_memory_under_the_key_itself():
   comba, params = start(Comba)
-  run = lambda d: comba.apply({"params": params | {"correction": jnp.full(2, d)}}, X)
+  apply = jax.jit(comba.apply)
+  run = lambda d: apply({"params": params | {"correction": jnp.full(2, d)}}, X)
   minus, plus = run(1e6)[0], run(-1e6)[0]
   np.testing.assert_allclose(minus, -plus, rtol=1e-3, atol=1e-5)
   assert np.abs(plus).max() > 0.01

@@ -106,12 +106,13 @@ def slab(p, x, grid):
   return o + p.convolve(v, grid)
 
 
+def inline_weights(q, k):
+  s, mean = K**-0.5, k.mean(1, keepdims=True)
+  return (s * scores(q, k) + 1 - s * scores(q, mean)) / T
+
+
 def inline(p, x, grid):
   q, k, v = p.heads(x)
-  s = K**-0.5
-  mean = k.mean(1, keepdims=True)
-  weights = (s * scores(q, k) + 1 - s * scores(q, mean)) / T
-  np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
   each = functools.partial(jnp.einsum, "bhv,hvw->bhw", precision="highest")
   r = each(x.mean(1).reshape(2, H, K), p["neighbours_up_kernel"])
   r = nn.gelu(r + p["neighbours_up_bias"], approximate=False)
@@ -123,7 +124,7 @@ def inline(p, x, grid):
     )
     for i in range(2)
   ]
-  return mix(weights, v) + split(jnp.concatenate(local))
+  return mix(inline_weights(q, k), v) + split(jnp.concatenate(local))
 
 
 def scatterformer(p, x, grid):
@@ -165,10 +166,20 @@ def example(name, **attributes):
 )
 def test_it_is_the_equation_of_the_paper(name, grid):
   mixer, params, x = example(name, **({} if grid is None else dict(grid=grid)))
-  y, _ = jax.jit(mixer.apply)(params, x)
-  p = Params(params["params"])
-  o = EQUATIONS[name](p, x, grid)
-  testing.assert_close(y, p.linear(o.reshape(2, T, D), "out"))
+
+  @jax.jit
+  def both(params, x):
+    p = Params(params["params"])
+    o = EQUATIONS[name](p, x, grid)
+    return mixer.apply(params, x)[0], p.linear(o.reshape(2, T, D), "out")
+
+  testing.assert_close(*both(params, x))
+
+
+def test_the_weights_of_inline_sum_to_one():
+  _, params, x = example("inline")
+  q, k, _ = Params(params["params"]).heads(x)
+  np.testing.assert_allclose(inline_weights(q, k).sum(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", WITH_A_GRID)

@@ -30,7 +30,7 @@ def test_gradients_pass_through_the_sign_to_the_projection_alone():
   mixer = EcoFormer(features=32, dtype=jnp.float32)
   params, x = testing.example(mixer)
   loss = lambda params: jnp.sum(mixer.apply(params, x)[0] ** 2)
-  grads = nn.unbox(jax.grad(loss)(params))["params"]
+  grads = nn.unbox(jax.jit(jax.grad(loss))(params))["params"]
   assert np.abs(grads["qk"]["kernel"]).max() > 1e-3
   assert not any(np.abs(g).any() for g in jax.tree.leaves(grads["hash"]))
 
@@ -42,6 +42,7 @@ def test_learned_codes_tell_like_tokens_from_unlike_ones_better():
   learned = ecoformer.learn_hash(mixer, params, x, jax.random.key(2), num_pairs=6)
   assert jax.tree.structure(learned) == jax.tree.structure(params)
 
+  @jax.jit
   def contrast(params):
     """Bits in which the codes of the likest agree more than those of the unlikest."""
     _, sown = mixer.apply(params, x, mutable=["hashed"])

@@ -91,7 +91,8 @@ def test_softmax_writes_give_each_slot_the_weighted_mean_of_its_document():
   x = rng.normal(size=s.shape)
   ids = pack(40)
   garbage = jnp.where((ids == 0)[..., None, None], jnp.nan, s)
-  write, log_decay, last = ops.softmax_writes(garbage, None, ids)
+  writes = jax.jit(ops.softmax_writes)(garbage, None, ids)
+  write, log_decay, last = map(np.asarray, writes)
   mean, decay = np.zeros((2, 2, 4)), np.exp(log_decay)
   for t in range(40):
     mean = decay[:, t] * mean + write[:, t] * x[:, t]
