@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxseq.ops import checks, dispatch, segments, sharded
+from jaxseq_kernels import matrix_step
 
 __all__ = [
   "CHUNK_SIZE",
@@ -32,6 +33,7 @@ __all__ = [
   "advance",
   "by_chunk",
   "by_kernel",
+  "by_step",
   "by_token",
   "by_tree",
   "cut",
@@ -213,6 +215,36 @@ def by_kernel(kernel, *gate_axes: str, backend: str) -> dispatch.Form:
     scale = inputs.given.scale
     return dispatch.no_kernels(backend) or kernel.refusal(
       *arrays(inputs.given), scale=scale, backend=backend
+    )
+
+  return dispatch.Form(run, refusal)
+
+
+def by_step(*gates: str) -> dispatch.Form:
+  """The form for one token that is a kernel, `matrix_step`.
+
+  Args:
+    *gates: Its names of the op's gates.
+  """
+
+  def arrays(inputs):
+    named = dict(zip(gates, inputs.gates, strict=True))
+    others = (named.get(name) for name in ("log_decay", "beta", "a", "b"))
+    return (inputs.given.q, inputs.k, inputs.v, inputs.state, *others)
+
+  def run(inputs):
+    args = arrays(inputs)
+    decay_axes = "BTH" if args[4] is None else "BTHK"[: args[4].ndim]
+    fused = functools.partial(
+      matrix_step.fused, scale=inputs.given.scale, backend="gpu"
+    )
+    axes = ("BTHK", "BTHK", "BTHV", "BHKV", decay_axes, "BTH", "BTHK", "BTHK")
+    o, S = sharded.over_batch_and_heads(fused, args, axes, ("BTHV", "BHKV"))
+    return jnp.where(inputs.valid[..., None, None], o, 0), S
+
+  def refusal(inputs):
+    return dispatch.no_kernels("gpu") or matrix_step.refusal(
+      *arrays(inputs), scale=inputs.given.scale, backend="gpu"
     )
 
   return dispatch.Form(run, refusal)

@@ -14,9 +14,10 @@ import jax
 
 from jaxseq_kernels import releases
 
-__all__ = ["Form", "no_kernels", "platform", "select"]
+__all__ = ["STEP", "Form", "no_kernels", "platform", "select"]
 
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")
+STEP = "pallas_gpu_step"  # The form that is a kernel for one token.
 
 
 def platform() -> str:
@@ -78,8 +79,8 @@ def select(
   Args:
     op: The op's name, for messages.
     forms: By name, the fastest first.
-    implementation: A name, or "auto". For one token "auto" is the recurrent form,
-      which then is a single step.
+    implementation: A name, or "auto". For one token "auto" is the form `STEP`, or
+      the recurrent form, which then is a single step.
     tokens: T.
     *args: What the form will be called with.
 
@@ -89,7 +90,8 @@ def select(
   """
   if implementation == "auto":
     if tokens == 1 and "recurrent" in forms:
-      return forms["recurrent"].run
+      kernel = STEP in forms and forms[STEP].refusal(*args) is None
+      return forms[STEP if kernel else "recurrent"].run
     able = (f for f in forms.values() if f.refusal(*args) is None)
     return next(f.run for f in able if not f.slow(*args))
   if implementation not in forms:

@@ -116,4 +116,8 @@ def affine(q, k, v, g, erase, *, mask, like):
   )
 
 
-IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}
+IMPLEMENTATIONS = {
+  "chunked": Form(chunked),
+  "pallas_gpu_step": chunks.by_step("log_decay", "beta"),
+  "recurrent": Form(recurrent),
+}

@@ -74,4 +74,8 @@ def chunked(inputs):
   return gated_delta_rule.chunked(inputs._replace(gates=(jnp.zeros_like(beta), beta)))
 
 
-IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}
+IMPLEMENTATIONS = {
+  "chunked": Form(chunked),
+  "pallas_gpu_step": chunks.by_step("beta"),
+  "recurrent": Form(recurrent),
+}

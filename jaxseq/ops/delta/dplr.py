@@ -135,4 +135,8 @@ def _chunk(q, k, v, a, b, g, *, mask):
   )
 
 
-IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}
+IMPLEMENTATIONS = {
+  "chunked": Form(chunked),
+  "pallas_gpu_step": chunks.by_step("a", "b", "log_decay"),
+  "recurrent": Form(recurrent),
+}

@@ -108,4 +108,8 @@ def chunk(q, k, v, g, beta, *, mask):
   )
 
 
-IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}
+IMPLEMENTATIONS = {
+  "chunked": Form(chunked),
+  "pallas_gpu_step": chunks.by_step("log_decay", "beta"),
+  "recurrent": Form(recurrent),
+}

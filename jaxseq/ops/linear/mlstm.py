@@ -167,6 +167,27 @@ def _by_kernel(form):
   return Form(run, refusal)
 
 
+def _by_step(form):
+  """A kernel for one token of `scalar_decay`, for C; n is small."""
+
+  def parts(inputs, k, decay):
+    inputs = inputs._replace(k=k, v=inputs.v.astype(decay.dtype), gates=(decay,))
+    for c in (slice(-1), slice(-1, None)):
+      yield inputs._replace(v=inputs.v[..., c], state=inputs.state[..., c])
+
+  def run(inputs, m):
+    decay, weight, after = _stabilized(inputs, m)
+    memory, normalizer = parts(inputs, weight[..., None] * inputs.k, decay)
+    outputs = form.run(memory), scalar_decay.recurrent(normalizer)
+    read, S = (jnp.concatenate(x, axis=-1) for x in zip(*outputs))
+    return read, S, after
+
+  def refusal(inputs, m):
+    return form.refusal(next(parts(inputs, inputs.k, inputs.gates[1])))
+
+  return Form(run, refusal)
+
+
 def _stabilizers(i, f, m, valid, starts):
   """m at all tokens: the maps m -> max(m + a, b), composed by a tree."""
   valid, starts = valid[..., None], starts[..., None]
@@ -187,5 +208,6 @@ IMPLEMENTATIONS = {
   "pallas_gpu": _by_kernel(scalar_decay.IMPLEMENTATIONS["pallas_gpu"]),
   "chunked": Form(_as_scalar_decay(scalar_decay.chunked)),
   "parallel": Form(_as_scalar_decay(scalar_decay.parallel)),
+  "pallas_gpu_step": _by_step(scalar_decay.IMPLEMENTATIONS["pallas_gpu_step"]),
   "recurrent": Form(recurrent),
 }

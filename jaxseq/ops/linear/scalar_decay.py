@@ -103,5 +103,6 @@ IMPLEMENTATIONS = {
   "chunked": Form(chunked),
   "parallel": Form(parallel),
   "associative": Form(associative),
+  "pallas_gpu_step": chunks.by_step("log_decay"),
   "recurrent": Form(recurrent),
 }
