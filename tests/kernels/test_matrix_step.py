@@ -11,6 +11,7 @@ from jaxseq_kernels import matrix_step
 from jaxseq_kernels.matrix_step import reference
 
 from jaxseq import ops
+from jaxseq.ops import dispatch
 
 pytest.importorskip("jax.experimental.pallas.mosaic_gpu")
 
@@ -42,12 +43,15 @@ def draw(name, B=2, H=3, K=32, V=64, dtype=jnp.float32):
   return *(x.astype(dtype) for x in (q, k, v)), gates, normal(B, H, K, V)
 
 
-def step(q, k, v, gates, state, scale=0.7):
+def interpreter():
   from jax.experimental.pallas import mosaic_gpu as plgpu
 
-  interpret = False if ON_GPU else plgpu.InterpretGPUParams()
+  return False if ON_GPU else plgpu.InterpretGPUParams()
+
+
+def step(q, k, v, gates, state):
   run = functools.partial(
-    matrix_step.fused, scale=scale, backend="gpu", interpret=interpret
+    matrix_step.fused, scale=0.7, backend="gpu", interpret=interpreter()
   )
   return jax.jit(lambda *x: run(*x[:3], x[4], **x[3]))(q, k, v, gates, state)
 
@@ -145,10 +149,16 @@ def test_without_a_gpu_it_refuses_by_name_and_gives_way_to_the_recurrent_form():
     np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not ON_GPU, reason="needs a Hopper GPU")
-@pytest.mark.parametrize("name", ["scalar_decay", "channel_delta_rule", "dplr"])
-def test_auto_takes_the_kernel_and_padding_keeps_the_state(name):
+@pytest.fixture
+def by_interpreter(monkeypatch):
+  """The ops may take the kernel anywhere."""
+  fused = functools.partial(matrix_step.fused, interpret=interpreter())
+  monkeypatch.setattr(matrix_step, "fused", fused)
+  monkeypatch.setattr(dispatch, "no_kernels", lambda backend: None)
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_auto_takes_it_for_one_token_and_padding_keeps_the_state(name, by_interpreter):
   q, k, v, gates, state = draw(name)
   ids = jnp.asarray([[1], [0]])
   run = lambda form: getattr(ops, name)(
@@ -158,5 +168,24 @@ def test_auto_takes_the_kernel_and_padding_keeps_the_state(name):
   np.testing.assert_array_equal(o, kernel[0])
   np.testing.assert_array_equal(S[1], state[1])
   assert not np.any(o[1])
-  assert error(o, recurrent[0]) < 1e-5
+  assert error(o, recurrent[0]) < 1e-6
   assert error(S, recurrent[1]) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_mlstm_takes_it_for_its_memory(dtype, by_interpreter):
+  q, k, v, _, C = draw("linear_attention", dtype=dtype)
+  i, f = jnp.asarray([[[-3.0, 4, 9]], [[1, 0, 2]]]), -jnp.ones((2, 1, 3))
+  state = ops.MLSTMState(C, C[..., 0], jnp.asarray([[1.0, 2, 3], [0, 5, 1]]))
+  ids = jnp.asarray([[1], [0]])
+  got, want = (
+    ops.mlstm(
+      *(q, k, v, i, f),
+      initial_state=state,
+      segment_ids=ids,
+      implementation=form,
+    )
+    for form in ("pallas_gpu_step", "recurrent")
+  )
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    assert error(a, b) < (1e-2 if a.dtype == jnp.bfloat16 else 1e-6)
