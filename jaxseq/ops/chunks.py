@@ -221,10 +221,10 @@ def by_kernel(kernel, *gate_axes: str, backend: str) -> dispatch.Form:
 
 
 def by_step(*gates: str) -> dispatch.Form:
-  """The form for one token that is a kernel, `matrix_step`.
+  """The form that is the kernel for one token, `matrix_step`.
 
   Args:
-    *gates: Its names of the op's gates.
+    *gates: The kernel's names of the op's gates.
   """
 
   def arrays(inputs):
@@ -234,11 +234,11 @@ def by_step(*gates: str) -> dispatch.Form:
 
   def run(inputs):
     args = arrays(inputs)
-    decay_axes = "BTH" if args[4] is None else "BTHK"[: args[4].ndim]
     fused = functools.partial(
       matrix_step.fused, scale=inputs.given.scale, backend="gpu"
     )
-    axes = ("BTHK", "BTHK", "BTHV", "BHKV", decay_axes, "BTH", "BTHK", "BTHK")
+    gate_axes = ("" if x is None else "BTHK"[: x.ndim] for x in args[4:])
+    axes = ("BTHK", "BTHK", "BTHV", "BHKV", *gate_axes)
     o, S = sharded.over_batch_and_heads(fused, args, axes, ("BTHV", "BHKV"))
     return jnp.where(inputs.valid[..., None, None], o, 0), S
 

@@ -28,6 +28,9 @@ GATES = {
 }
 
 
+TAKERS = ("delta_rule", "gated_delta_rule", "channel_delta_rule", "dplr")
+
+
 def draw(name, B=2, H=3, K=32, V=64, dtype=jnp.float32):
   """q, k, v, and by name the gates and the state."""
   rng = np.random.default_rng(0)
@@ -100,7 +103,7 @@ def test_its_gradients_are_those_of_the_recurrent_form(name):
     assert error(a, b) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["linear_attention", "dplr"])
+@pytest.mark.parametrize("name", ["delta_rule", "dplr"])
 @pytest.mark.parametrize("K,V", [(128, 128), (256, 256)])
 def test_it_lowers_for_a_hopper_gpu(name, K, V):
   shape = lambda *x: jax.ShapeDtypeStruct(x, jnp.float32)
@@ -140,9 +143,7 @@ def test_it_says_what_it_cannot_take():
 @pytest.mark.skipif(ON_GPU, reason="there the kernel runs")
 def test_without_a_gpu_it_refuses_by_name_and_gives_way_to_the_recurrent_form():
   q, k, v, gates, state = draw("gated_delta_rule")
-  run = functools.partial(
-    ops.gated_delta_rule, q, k, v, **gates, initial_state=state
-  )
+  run = functools.partial(ops.gated_delta_rule, q, k, v, **gates, initial_state=state)
   with pytest.raises(NotImplementedError, match="needs a GPU, not cpu"):
     run(implementation="pallas_gpu_step")
   for a, b in zip(run(), run(implementation="recurrent"), strict=True):
@@ -157,7 +158,7 @@ def by_interpreter(monkeypatch):
   monkeypatch.setattr(dispatch, "no_kernels", lambda backend: None)
 
 
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", TAKERS)
 def test_auto_takes_it_for_one_token_and_padding_keeps_the_state(name, by_interpreter):
   q, k, v, gates, state = draw(name)
   ids = jnp.asarray([[1], [0]])

@@ -95,6 +95,5 @@ def chunk(q, k, v, g, *, mask):
 IMPLEMENTATIONS = {
   "chunked": Form(chunked),
   "associative": Form(associative),
-  "pallas_gpu_step": chunks.by_step("log_decay"),
   "recurrent": Form(recurrent),
 }

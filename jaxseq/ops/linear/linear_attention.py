@@ -72,5 +72,5 @@ def _without_decay(form):
 IMPLEMENTATIONS = {
   name: _without_decay(form)
   for name, form in scalar_decay.IMPLEMENTATIONS.items()
-  if name not in (dispatch.STEP, "recurrent")
-} | {"pallas_gpu_step": chunks.by_step(), "recurrent": Form(recurrent)}
+  if name != "recurrent"
+} | {"recurrent": Form(recurrent)}

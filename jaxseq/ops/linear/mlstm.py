@@ -168,7 +168,7 @@ def _by_kernel(form):
 
 
 def _by_step(form):
-  """A kernel for one token of `scalar_decay`, for C; n is small."""
+  """The kernel for one token of a scalar decay, for C; n is small."""
 
   def parts(inputs, k, decay):
     inputs = inputs._replace(k=k, v=inputs.v.astype(decay.dtype), gates=(decay,))
@@ -208,6 +208,6 @@ IMPLEMENTATIONS = {
   "pallas_gpu": _by_kernel(scalar_decay.IMPLEMENTATIONS["pallas_gpu"]),
   "chunked": Form(_as_scalar_decay(scalar_decay.chunked)),
   "parallel": Form(_as_scalar_decay(scalar_decay.parallel)),
-  "pallas_gpu_step": _by_step(scalar_decay.IMPLEMENTATIONS["pallas_gpu_step"]),
+  "pallas_gpu_step": _by_step(chunks.by_step("log_decay")),
   "recurrent": Form(recurrent),
 }

@@ -34,9 +34,7 @@ def step(q, k, v, state, log_decay, beta, a, b, *, scale, interpret=False):
   """See `reference.forward`; the state float32, K and V multiples of 32."""
   B, _, H, K = q.shape
   V = v.shape[-1]
-  given = dict(
-    q=q, k=k, v=v, state=state, log_decay=log_decay, beta=beta, a=a, b=b
-  )
+  given = dict(q=q, k=k, v=v, state=state, log_decay=log_decay, beta=beta, a=a, b=b)
   given = {name: x for name, x in given.items() if x is not None}
 
   def program(*refs):
