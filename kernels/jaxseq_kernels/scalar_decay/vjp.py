@@ -73,12 +73,12 @@ def _backward(scale, pieces, interpret, kept, gradients):
   if pieces > 1:
     left = pallas_gpu.ends(q, do, g, pieces=pieces, reverse=True, **options)
   after = _between(g, dlast, left, pieces, reverse=True)
-  dq, dg, anchors = pallas_gpu.queries(
+  dq, rows, anchors = pallas_gpu.queries(
     do, v, k, g, transpose(before), q, **options
   )
   dv, dfirst = pallas_gpu.scan(k, q, do, g, after, reverse=True, **options)
-  dk, _, dg = pallas_gpu.keys(
-    v, do, q, g, transpose(after), k, dg, anchors, **options
+  dk, dg = pallas_gpu.keys(
+    v, do, q, g, transpose(after), k, rows, anchors, **options
   )
   dg = math.log(2) * dg.sum(axis=2)  # g is a binary logarithm.
   dstate = None
