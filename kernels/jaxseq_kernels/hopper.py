@@ -1,11 +1,21 @@
-"""What the Mosaic GPU kernels for Hopper share: tiles, products, layouts of registers."""
+"""What the Mosaic GPU kernels for Hopper share: tiles, products, register layouts."""
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-__all__ = ["COLS", "ROWS", "TILE", "along_cols", "along_rows", "iota", "plain_product", "product", "tiles"]
+__all__ = [
+  "COLS",
+  "ROWS",
+  "TILE",
+  "along_cols",
+  "along_rows",
+  "iota",
+  "plain_product",
+  "product",
+  "tiles",
+]
 
 TILE = plgpu.Layout.WGMMA  # A matrix in the registers of a warpgroup.
 ROWS = TILE.reduce(1)  # A number for each of its rows.

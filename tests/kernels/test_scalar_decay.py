@@ -153,12 +153,23 @@ def test_without_a_gpu_it_refuses_by_name_and_gives_way_to_chunks():
   np.testing.assert_array_equal(got, want)
 
 
+def test_a_gpu_that_is_no_hopper_gets_chunks_and_a_warning():
+  x = jax.ShapeDtypeStruct((1, 128, 2, 64), jnp.bfloat16)
+  g = jax.ShapeDtypeStruct((1, 128, 2), jnp.float32)
+  device = AbstractDevice("NVIDIA A100-SXM4-80GB", None, "cuda")
+  mesh = AbstractMesh((1,), ("x",), abstract_device=device)
+  with jax.sharding.use_abstract_mesh(mesh), pytest.warns(UserWarning, match="Hopper"):
+    text = jax.jit(ops.scalar_decay).trace(x, x, x, g).jaxpr.pretty_print()
+  assert "pallas_call" not in text and "scan" in text
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not ON_GPU, reason="needs a Hopper GPU")
 def test_auto_takes_the_kernel_and_it_repeats_bit_by_bit():
   (q, k, v, g, state), _, _, gradients = draw(2, 512, 4, 128, 128, stateful=True)
-  forms = ops.scalar_decay, lambda *x, **y: ops.scalar_decay(
-    *x, **y, implementation="pallas_gpu"
+  forms = (
+    ops.scalar_decay,
+    lambda *x, **y: ops.scalar_decay(*x, **y, implementation="pallas_gpu"),
   )
   auto, kernel = (
     value_and_gradients(

@@ -9,11 +9,11 @@ from chunk to chunk (RetNet, eq. 7; Mamba-2, sec. 6).
 """
 
 import jax.numpy as jnp
+from jaxseq_kernels import scalar_decay as kernel
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
 from jaxseq.ops.dispatch import Form
-from jaxseq_kernels import scalar_decay as kernel
 
 __all__ = ["IMPLEMENTATIONS", "scalar_decay"]
 

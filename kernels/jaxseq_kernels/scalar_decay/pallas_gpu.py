@@ -42,8 +42,6 @@ ANCHOR = 8  # Chunks from one state that is kept to the next.
 STAGES = 2  # Chunks that are copied ahead.
 
 
-
-
 def scan(q, k, v, g, state, *, scale, reverse=False, interpret=False):
   """Outputs and last states.
 
@@ -68,9 +66,7 @@ def scan(q, k, v, g, state, *, scale, reverse=False, interpret=False):
 
 def ends(k, v, g, *, pieces, scale, reverse=False, interpret=False):
   """The states after each of several pieces that begin with zeros."""
-  (last,) = _walk(
-    None, k, v, g, None, scale, reverse, interpret, "ends", pieces=pieces
-  )
+  (last,) = _walk(None, k, v, g, None, scale, reverse, interpret, "ends", pieces=pieces)
   return last
 
 
@@ -85,8 +81,8 @@ def queries(do, v, k, g, state, q, *, scale, interpret=False):
   B, T, H, K = q.shape
   P = 1 if state is None else state.shape[0] // B
   N = g.shape[2]
-  blocks, depth = -(-K // BLOCK), _up(v.shape[-1])
-  anchors = -(--(-N // P) // ANCHOR)
+  blocks, depth = pl.cdiv(K, BLOCK), _up(v.shape[-1])
+  anchors = pl.cdiv(pl.cdiv(N, P), ANCHOR)
 
   def collect(at, z):
     rows_ref, anchors_ref = at.outs
@@ -137,11 +133,26 @@ def keys(v, do, q, g, state, k, rows, anchors, *, scale, interpret=False):
     )
     dg = hopper.sum_of_rows(here_and_b + hopper.along_cols(z, CHUNK))
     dg_ref.at[at.b, at.head, at.block, at.n][...] = dg
-    return plgpu.layout_cast(z + here, hopper.COLS)  # The chunk's own pairs are no more.
+    return plgpu.layout_cast(
+      z + here, hopper.COLS
+    )  # The chunk's own pairs are no more.
 
   outs = (jax.ShapeDtypeStruct(rows.shape, rows.dtype),)
   dk, _, dg = _walk(
-    v, do, q, g, state, scale, True, interpret, "keys", k, rows, (anchors,), outs, collect
+    v,
+    do,
+    q,
+    g,
+    state,
+    scale,
+    True,
+    interpret,
+    "keys",
+    k,
+    rows,
+    (anchors,),
+    outs,
+    collect,
   )
   return dk, dg
 
@@ -160,7 +171,7 @@ def _anchored(at):
 
 
 def _up(size):
-  return -(-size // 64) * 64
+  return pl.cdiv(size, 64) * 64
 
 
 class _At(NamedTuple):
@@ -189,7 +200,23 @@ class _At(NamedTuple):
   outs: Any
 
 
-def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, rows=None, ins=(), outs=(), collect=None, pieces=1):
+def _walk(
+  q,
+  k,
+  v,
+  g,
+  state,
+  scale,
+  reverse,
+  interpret,
+  name,
+  x=None,
+  rows=None,
+  ins=(),
+  outs=(),
+  collect=None,
+  pieces=1,
+):
   B, T, H, K = k.shape
   V, N = v.shape[-1], g.shape[2]
   P = pieces if state is None else state.shape[0] // B
@@ -215,14 +242,28 @@ def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, rows=None,
     o_ref = None if q is None else refs.pop(0)
     last_ref = refs.pop(0)
     out_refs = [refs.pop(0) for _ in outs]
-    q_s, k_s, v_s, g_rows, g_cols, sums, spare, rows_s, state_s, x_s, arrived, x_arrived, kept_arrived = refs
+    (
+      q_s,
+      k_s,
+      v_s,
+      g_rows,
+      g_cols,
+      sums,
+      spare,
+      rows_s,
+      state_s,
+      x_s,
+      arrived,
+      x_arrived,
+      kept_arrived,
+    ) = refs
 
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     block = jax.lax.axis_index("block")
     b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
     columns = pl.ds(block * BLOCK, BLOCK)
     all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
-    size = -(-N // P)
+    size = pl.cdiv(N, P)
     first = piece * size
     count = jnp.clip(N - first, 0, size)
 
@@ -272,14 +313,43 @@ def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, rows=None,
         cut = lambda y: [y.at[:, pl.ds(64 * part, 64)].T for part in range(parts)]
         scores = product(q, cut(k))
         o = product(q, cut(state_s))
-        share = hopper.along_rows(gates.rows, CHUNK) - hopper.along_cols(gates.cols, CHUNK)
-        scores *= jnp.exp2(jnp.where((i <= j) if reverse else (i >= j), share, -jnp.inf))
+        share = hopper.along_rows(gates.rows, CHUNK) - hopper.along_cols(
+          gates.cols, CHUNK
+        )
+        scores *= jnp.exp2(
+          jnp.where((i <= j) if reverse else (i >= j), share, -jnp.inf)
+        )
         o *= hopper.along_rows(jnp.exp2(gates.rows + gates.shift), BLOCK)
         if collect is not None:
           plgpu.barrier_wait(x_arrived)
           last = (local == count - 1) | (jax.lax.rem(local, ANCHOR) == ANCHOR - 1)
           anchor = jnp.where(last, jax.lax.div(local, ANCHOR), -1)
-          z = collect(_At(b, batch, head, block, n, anchor, columns, product, load, S, state_s, kept_arrived, gates.total, scores, o, v, x_s, rows_s, spare, in_refs, out_refs), z)
+          z = collect(
+            _At(
+              b,
+              batch,
+              head,
+              block,
+              n,
+              anchor,
+              columns,
+              product,
+              load,
+              S,
+              state_s,
+              kept_arrived,
+              gates.total,
+              scores,
+              o,
+              v,
+              x_s,
+              rows_s,
+              spare,
+              in_refs,
+              out_refs,
+            ),
+            z,
+          )
           pl.when(step + 1 < count)(lambda: fetch_x(step + 1))
         o = product(scores.astype(bf16), v, o)
         o_s = q_s.at[slot, 0]  # The queries are not needed any more.
