@@ -14,7 +14,8 @@ fastest peer's, below 1 where we are faster. What cannot take a call is said.
 
 Peers: `jla` is PyPI's jax-linear-attention, `jla_plain` its forms without kernels,
 `fla` flash-linear-attention (torch, Triton; it tunes itself for minutes on first use),
-`cudnn` JAX's causal softmax attention, for scale. D in a shape is K and V.
+`tfla` xLSTM's mlstm-kernels (likewise), `cudnn` JAX's causal softmax attention, for
+scale. D in a shape is K and V.
 """
 
 import functools
@@ -31,6 +32,7 @@ from absl import flags
 from experiments import cli
 from jaxseq import ops
 
+PEERS_KNOWN = ("jla", "jla_plain", "fla", "tfla", "cudnn")
 OPS = flags.DEFINE_list("ops", None, "Ops to time; by default all.")
 FORMS = flags.DEFINE_list("forms", ["auto"], "Forms of each.")
 SHAPES = flags.DEFINE_list(
@@ -43,7 +45,7 @@ DOCUMENTS = flags.DEFINE_integer("documents", 0, "Packed in each row, if any.")
 STATEFUL = flags.DEFINE_bool("stateful", False, "Whether there is a state before.")
 CALLS = flags.DEFINE_integer("calls", 20, "That follow each other in a measurement.")
 REPEATS = flags.DEFINE_integer("repeats", 7, "Measurements of each.")
-PEERS = flags.DEFINE_list("peers", [], "Of jla, jla_plain, fla, cudnn.")
+PEERS = flags.DEFINE_list("peers", [], f"Of {', '.join(PEERS_KNOWN)}.")
 SAVE = flags.DEFINE_string("save", None, "A file for the rows, JSON.")
 
 # By op, the arrays that follow q, k and v.
@@ -66,6 +68,7 @@ JLA = {  # By our op, its name there and its names of the gates.
   "delta_rule": ("deltanet", ("beta",)),
   "gated_delta_rule": ("gated_deltanet", ("g", "beta")),
   "channel_delta_rule": ("kda", ("g", "beta")),
+  "dplr": ("rwkv7", ("a", "b", "w")),
 }
 FLA = {  # By our op, module and function, and its names of the gates.
   "scalar_decay": ("simple_gla", "chunk_simple_gla", ("g",)),
@@ -73,7 +76,9 @@ FLA = {  # By our op, module and function, and its names of the gates.
   "delta_rule": ("delta_rule", "chunk_delta_rule", ("beta",)),
   "gated_delta_rule": ("gated_delta_rule", "chunk_gated_delta_rule", ("g", "beta")),
   "channel_delta_rule": ("kda", "chunk_kda", ("g", "beta")),
+  "dplr": ("rwkv7", "chunk_rwkv7", ("a", "b", "w")),
 }
+RWKV7_DECAY = -0.6065306597126334  # The lowest log decay of RWKV-7, -exp(-1/2).
 
 
 def main() -> None:
@@ -82,14 +87,18 @@ def main() -> None:
     names = OPS.value or list(GATES)
     for kind, given, known in (
       ("op", names, GATES),
-      ("peer", PEERS.value, ("jla", "jla_plain", "fla", "cudnn")),
+      ("peer", PEERS.value, PEERS_KNOWN),
     ):
       unknown = sorted(set(given) - set(known))
       if unknown:
-        raise cli.UsageError(f"no {kind} {', '.join(unknown)}; there are {', '.join(known)}")
+        raise cli.UsageError(
+          f"no {kind} {', '.join(unknown)}; there are {', '.join(known)}"
+        )
   bandwidth = copy_bandwidth()
   kind = jax.devices()[0].device_kind
-  print(f"{kind}, jax {jax.__version__}, {DTYPE.value}, copies {bandwidth / 1e12:.2f} TB/s")
+  print(
+    f"{kind}, jax {jax.__version__}, {DTYPE.value}, copies {bandwidth / 1e12:.2f} TB/s"
+  )
   head = f"{'op':<19} {'shape':<16} {'by':<10} {'forward ms':>21}"
   print(f"{head} {'and backward ms':>21}  limit        ratio")
   rows = []
@@ -128,16 +137,26 @@ def compare(name, shape, sizes, bandwidth) -> list[dict]:
     options["segment_ids"] = jnp.broadcast_to(ids, (B, T))
   if STATEFUL.value:
     options["initial_state"] = jnp.ones((B, H, K, V))
-  runs = {form: _jitted(functools.partial(_ours, name, form, options), args, options) for form in FORMS.value}
+  runs = {
+    form: _jitted(functools.partial(_ours, name, form, options), args, options)
+    for form in FORMS.value
+  }
   for peer in PEERS.value:
-    made = {"fla": _fla, "cudnn": _cudnn}.get(peer, functools.partial(_jla, peer))
-    run = made(name, args, options)
+    made = {"fla": _fla, "tfla": _tfla, "cudnn": _cudnn}
+    made = made.get(peer, functools.partial(_jla, peer))
+    try:
+      run = made(name, args, options)
+    except Exception as error:  # A finding, not a failure of this script.
+      print(f"{peer} cannot: {_first_line(error)}")
+      continue
     if run is not None:
       runs[peer] = run
   times = in_turn(runs)
   moved = fewest_bytes(args, options)
   theirs = [
-    min((statistics.median(times[p][i]) for p in PEERS.value if p in times), default=None)
+    min(
+      (statistics.median(times[p][i]) for p in PEERS.value if p in times), default=None
+    )
     for i in (0, 1)
   ]
   rows = []
@@ -169,7 +188,7 @@ def example(name, sizes):
   share = jax.nn.sigmoid(normal(B, T, H, K))
   gates = dict(
     scalar=scalar,
-    diagonal=-0.6065306597126334 * share if name == "dplr" else diagonal,
+    diagonal=RWKV7_DECAY * share if name == "dplr" else diagonal,
     input=normal(B, T, H),
     signed=-jnp.exp(scalar),
     signed_diagonal=-jnp.exp(diagonal),
@@ -216,6 +235,8 @@ def _jla(peer, name, args, options):
   kind, gates = JLA[name]
   impl = "chunked" if peer == "jla_plain" else "auto"
   options = options | {"output_final_state": "initial_state" in options}
+  if name == "dplr":  # Its kernel wants to know.
+    options["lower_bound"] = RWKV7_DECAY
   run = lambda *x: theirs.linear_attention(
     kind, *x[:3], impl=impl, **dict(zip(gates, x[3:])), **options
   )
@@ -241,17 +262,37 @@ def _fla(name, args, options):
 
   module, function, gates = FLA[name]
   run = getattr(importlib.import_module(f"fla.ops.{module}"), function)
-  inputs = [torch.from_dlpack(x).clone().requires_grad_() for x in args]
-  named = dict(zip(gates, inputs[3:]))
-  do = torch.randn_like(inputs[2])
+  names = ("r" if name == "dplr" else "q", "k", "v", *gates)
+  call = lambda *inputs: run(**dict(zip(names, inputs)))[0]
+  return _torch(call, [torch.from_dlpack(x).clone() for x in args])
+
+
+def _tfla(name, args, options):
+  if name != "mlstm" or options:
+    return None
+  import torch
+  from mlstm_kernels.torch.chunkwise.triton_xl_chunk import mlstm_chunkwise__xl_chunk
+
+  def call(*inputs):
+    out = mlstm_chunkwise__xl_chunk(*inputs)
+    return out[0] if isinstance(out, tuple) else out
+
+  by_head = (torch.from_dlpack(x).transpose(1, 2).contiguous().clone() for x in args)
+  return _torch(call, list(by_head))
+
+
+def _torch(call, inputs):
+  import torch
+
+  for x in inputs:
+    x.requires_grad_()
+  do = torch.randn_like(call(*inputs))
 
   def forward():
     with torch.no_grad():
-      return run(*inputs[:3], **named)
+      return call(*inputs)
 
-  def both():
-    return torch.autograd.grad(run(*inputs[:3], **named)[0], inputs, do)
-
+  both = lambda: torch.autograd.grad(call(*inputs), inputs, do, allow_unused=True)
   return forward, both, lambda _: torch.cuda.synchronize()
 
 
@@ -263,8 +304,8 @@ def in_turn(runs) -> dict[str, tuple[list[float], list[float]]]:
       for call in calls * 2:
         wait(call())
       times[who] = [], []
-    except Exception as error:  # A finding, not a failure of this script.
-      print(f"{who} cannot: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
+    except Exception as error:  # Likewise.
+      print(f"{who} cannot: {_first_line(error)}")
   for _ in range(REPEATS.value):
     for who, record in times.items():
       *calls, wait = runs[who]
@@ -283,8 +324,17 @@ def copy_bandwidth() -> float:
   x = jax.random.normal(jax.random.key(0), (size,), jnp.bfloat16)
   double = jax.jit(lambda x: x * 2)
   forward = lambda: double(x)
-  seconds = statistics.median(in_turn({"copy": (forward, forward, jax.block_until_ready)})["copy"][0]) / 1e3
+  seconds = (
+    statistics.median(
+      in_turn({"copy": (forward, forward, jax.block_until_ready)})["copy"][0]
+    )
+    / 1e3
+  )
   return 2 * x.nbytes / seconds
+
+
+def _first_line(error):
+  return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
 def _spread(times):

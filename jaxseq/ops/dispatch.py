@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-
 from jaxseq_kernels import releases
 
 __all__ = ["STEP", "Form", "no_kernels", "platform", "select"]

@@ -1,11 +1,21 @@
-"""What the Mosaic GPU kernels for Hopper share: tiles, products, layouts of registers."""
+"""What the Mosaic GPU kernels for Hopper share: tiles, products, register layouts."""
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-__all__ = ["COLS", "ROWS", "TILE", "along_cols", "along_rows", "iota", "plain_product", "product", "tiles"]
+__all__ = [
+  "COLS",
+  "ROWS",
+  "TILE",
+  "along_cols",
+  "along_rows",
+  "iota",
+  "plain_product",
+  "product",
+  "tiles",
+]
 
 TILE = plgpu.Layout.WGMMA  # A matrix in the registers of a warpgroup.
 ROWS = TILE.reduce(1)  # A number for each of its rows.
@@ -29,26 +39,37 @@ def tiles(shape, dtype, columns: int) -> plgpu.SMEM:
 def product(a, b, start=None):
   """start + a b: `a` in shared memory or registers, `b` in shared memory.
 
+  Lists are summed over: start + a_0 b_0 + a_1 b_1 + ...
+
   The result passes a barrier: nothing else tells the compiler that its registers are
   not to be read before the product has been waited for.
   """
+  a, b = (x if isinstance(x, list) else [x] for x in (a, b))
+
+  def multiply(acc):
+    for x, y in zip(a, b, strict=True):
+      plgpu.wgmma(acc, x, y)
+
   if start is None:
 
     def run(acc):
-      plgpu.wgmma(acc, a, b)
+      multiply(acc)
       return acc[...]
 
-    shape = (a.shape[0], b.shape[1])
+    shape = (a[0].shape[0], b[0].shape[1])
     out = pl.run_scoped(run, plgpu.ACC(shape, jnp.float32))
   else:
-    out = pl.run_state(lambda acc: plgpu.wgmma(acc, a, b))(plgpu.ACC.init(start))
+    out = pl.run_state(multiply)(plgpu.ACC.init(start))
   return jax.lax.optimization_barrier(out)
 
 
 def plain_product(a, b, start=None):
   """`product` for the interpreter, which has no matrix unit that reads registers."""
-  out = jnp.dot(a[...], b[...], preferred_element_type=jnp.float32)
-  return out if start is None else start + out
+  a, b = (x if isinstance(x, list) else [x] for x in (a, b))
+  out = 0 if start is None else start
+  for x, y in zip(a, b, strict=True):
+    out += jnp.dot(x[...], y[...], preferred_element_type=jnp.float32)
+  return out
 
 
 def along_rows(x, columns: int):

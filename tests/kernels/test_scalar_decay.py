@@ -1,4 +1,4 @@
-"""The GPU kernels against the recurrence: by the interpreter here, on a GPU as they are."""
+"""The GPU kernels against the recurrence: interpreted, or on a GPU as they are."""
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def test_documents_in_a_row_are_as_if_alone():
   together = run(starts, q, k, v, g)
   for document in (1, 2, 3):
     (mine,) = np.nonzero(np.asarray(ids == document))
-    alone = lambda x: jnp.zeros_like(x).at[:, : len(mine)].set(x[:, mine])
+    alone = lambda x, mine=mine: jnp.zeros_like(x).at[:, : len(mine)].set(x[:, mine])
     want = run(jnp.zeros_like(starts), *map(alone, (q, k, v, g)))[:, : len(mine)]
     assert error(together[:, mine].astype(jnp.float32), want.astype(jnp.float32)) < 3e-3
 
@@ -153,20 +153,26 @@ def test_without_a_gpu_it_refuses_by_name_and_gives_way_to_chunks():
   np.testing.assert_array_equal(got, want)
 
 
+def test_a_gpu_that_is_no_hopper_gets_chunks_and_a_warning():
+  x = jax.ShapeDtypeStruct((1, 128, 2, 64), jnp.bfloat16)
+  g = jax.ShapeDtypeStruct((1, 128, 2), jnp.float32)
+  device = AbstractDevice("NVIDIA A100-SXM4-80GB", None, "cuda")
+  mesh = AbstractMesh((1,), ("x",), abstract_device=device)
+  with jax.sharding.use_abstract_mesh(mesh), pytest.warns(UserWarning, match="Hopper"):
+    text = jax.jit(ops.scalar_decay).trace(x, x, x, g).jaxpr.pretty_print()
+  assert "pallas_call" not in text and "scan" in text
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not ON_GPU, reason="needs a Hopper GPU")
 def test_auto_takes_the_kernel_and_it_repeats_bit_by_bit():
   (q, k, v, g, state), _, _, gradients = draw(2, 512, 4, 128, 128, stateful=True)
-  forms = ops.scalar_decay, lambda *x, **y: ops.scalar_decay(
-    *x, **y, implementation="pallas_gpu"
-  )
-  auto, kernel = (
-    value_and_gradients(
-      lambda q, k, v, g, S: form(q, k, v, g, initial_state=S),
-      (q, k, v, g, state),
-      gradients,
+
+  def run(implementation):
+    form = lambda q, k, v, g, S: ops.scalar_decay(
+      q, k, v, g, initial_state=S, implementation=implementation
     )
-    for form in forms
-  )
-  for a, b in zip(auto, kernel, strict=True):
+    return value_and_gradients(form, (q, k, v, g, state), gradients)
+
+  for a, b in zip(run("auto"), run("pallas_gpu"), strict=True):
     np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))

@@ -15,9 +15,7 @@ PROGRAMS = 2 * 132  # That a Hopper GPU runs at a time.
 LOWEST = -150.0  # The binary logarithm of nothing, in float32.
 
 
-def fused(
-  q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret=False
-):
+def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret=False):
   """S_t = exp(g_t) S_{t-1} + k_t v_t^T, o_t = scale S_t^T q_t, differentiable.
 
   Args:

@@ -15,12 +15,13 @@ gradient of the log decays,
 
     dg_t = sum over i >= t > j of M_ij,   M_ij = q_i . (what dq_i has from token j),
 
-where i or j may lie outside of the chunk: within it from M itself; before it, the scan
-for dq sums a_i = q_i . dq_i over i >= t; after it, that for dk sums b_j = k_j . dk_j
-over j < t; with both outside it is z = exp2(G_C) <S, dS'>, the same for all t. The scan
-for dq leaves S at every `ANCHOR`-th chunk, so that z is known there, and z before it is
-z + sum a - sum of the b before: sums over a few chunks only, so that no small
-difference of large sums is ever taken.
+where i or j may lie outside of the chunk. Of what the chunk's own pairs have, the sums
+over j (rows) and over i (columns) are known: those over i >= t less those over j >= t
+leave i >= t > j. With j before the chunk it is the sum of a_i = q_i . dq_i over i >= t;
+with i after it, of b_j = k_j . dk_j over j < t; with both outside it is z = exp2(G_C)
+<S, dS'>, the same for all t. The scan for dq leaves S at every `ANCHOR`-th chunk, so
+that z is known there, and z before it is z + sum a - sum of the b before: sums over a
+few chunks only, so that no small difference of large sums is ever taken.
 """
 
 import math
@@ -37,10 +38,8 @@ __all__ = ["BLOCK", "CHUNK", "ends", "keys", "queries", "scan"]
 
 CHUNK = 64  # Tokens.
 BLOCK = 64  # Columns of the values that a program has.
-ANCHOR = 4  # Chunks from one state that is kept to the next.
+ANCHOR = 8  # Chunks from one state that is kept to the next.
 STAGES = 2  # Chunks that are copied ahead.
-
-
 
 
 def scan(q, k, v, g, state, *, scale, reverse=False, interpret=False):
@@ -67,9 +66,7 @@ def scan(q, k, v, g, state, *, scale, reverse=False, interpret=False):
 
 def ends(k, v, g, *, pieces, scale, reverse=False, interpret=False):
   """The states after each of several pieces that begin with zeros."""
-  (last,) = _walk(
-    None, k, v, g, None, scale, reverse, interpret, "ends", pieces=pieces
-  )
+  (last,) = _walk(None, k, v, g, None, scale, reverse, interpret, "ends", pieces=pieces)
   return last
 
 
@@ -77,26 +74,21 @@ def queries(do, v, k, g, state, q, *, scale, interpret=False):
   """dq by `scan`, and what it knows of dg.
 
   Returns:
-    dq; dg by blocks of K, [B, H, K' / 64, N, CHUNK]; the states [B P, H, A, K', V'] in
-    bfloat16 before every `ANCHOR`-th chunk of a piece, and before its last.
+    dq; by token the sum of row M_i, with a_i, [B, H, K' / 64, N, CHUNK]; the states
+    [B P, H, A, K', V'] in bfloat16 before every `ANCHOR`-th chunk of a piece, and
+    before its last.
   """
   B, T, H, K = q.shape
   P = 1 if state is None else state.shape[0] // B
   N = g.shape[2]
-  blocks, depth = -(-K // BLOCK), _up(v.shape[-1])
-  anchors = -(--(-N // P) // ANCHOR)
+  blocks, depth = pl.cdiv(K, BLOCK), _up(v.shape[-1])
+  anchors = pl.cdiv(pl.cdiv(N, P), ANCHOR)
 
   def collect(at, z):
-    dg_ref, anchors_ref = at.outs
-    # Within the chunk, for tokens i and j on rows and columns.
+    rows_ref, anchors_ref = at.outs
     M = at.product(at.x, at.v.T) * at.scores
-    a = hopper.sum_of_rows(M) + hopper.sum_of_rows(at.o * at.load(at.x))
-    at.spare[...] = hopper.sum_of_cols(M)
-    plgpu.commit_smem()
-    a -= plgpu.load(at.spare, layout=hopper.ROWS)
-    i, t = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
-    dg = hopper.sum_of_cols(jnp.where(i >= t, hopper.along_rows(a, CHUNK), 0.0))
-    dg_ref.at[at.b, at.head, at.block, at.n][...] = dg
+    rows = hopper.sum_of_rows(M) + hopper.sum_of_rows(at.o * at.load(at.x))
+    rows_ref.at[at.b, at.head, at.block, at.n][...] = rows
 
     @pl.when(at.anchor >= 0)
     def _():
@@ -109,49 +101,77 @@ def queries(do, v, k, g, state, q, *, scale, interpret=False):
     jax.ShapeDtypeStruct((B, H, blocks, N, CHUNK), jnp.float32),
     jax.ShapeDtypeStruct((B * P, H, anchors, blocks * BLOCK, depth), jnp.bfloat16),
   )
-  dq, _, dg, kept = _walk(
-    do, v, k, g, state, scale, False, interpret, "queries", q, (), outs, collect
+  dq, _, rows, kept = _walk(
+    do, v, k, g, state, scale, False, interpret, "queries", q, None, (), outs, collect
   )
-  return dq, dg, kept
+  return dq, rows, kept
 
 
-def keys(v, do, q, g, state, k, dg, anchors, *, scale, interpret=False):
-  """dk by `scan` in reverse, and all of dg, by blocks of K."""
+def keys(v, do, q, g, state, k, rows, anchors, *, scale, interpret=False):
+  """dk by `scan` in reverse, and dg by blocks of K, [B, H, K' / 64, N, CHUNK]."""
 
   def collect(at, z):
-    dg_ref, anchors_ref = at.ins
-    (out_ref,) = at.outs
+    (anchors_ref,), (dg_ref,) = at.ins, at.outs
+
+    @pl.when(at.anchor >= 0)
+    def _():
+      kept = anchors_ref.at[at.batch, at.head, at.anchor, at.columns]
+      plgpu.copy_gmem_to_smem(kept, at.state, at.kept_arrived)
+
+    M = at.product(at.x, at.v.T) * at.scores  # Transposed.
     b = hopper.sum_of_rows(at.o * at.load(at.x))
-    # z is the sum of a vector. At first that of the chunk after it, b of this one off.
+    turn = lambda x: _turned(x, at.spare)
     z = jax.lax.cond(
       at.anchor >= 0,
-      lambda: _anchored(at, anchors_ref),
-      lambda: z - b,
+      lambda: turn(_anchored(at)),
+      lambda: z - turn(b),
     )
-    known = plgpu.load(dg_ref.at[at.b, at.head, at.block, at.n], layout=hopper.COLS, optimized=False)
-    j, t = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
-    before = jnp.where(j < t, hopper.along_rows(b, CHUNK), 0.0)
-    dg = known + hopper.sum_of_cols(before + hopper.along_rows(z, CHUNK))
-    out_ref.at[at.b, at.head, at.block, at.n][...] = dg
-    # The first token's is the sum of all a.
-    return z + dg_ref[at.b, at.head, at.block, at.n, 0] / CHUNK
+    here = plgpu.load(at.rows, layout=hopper.COLS) - turn(hopper.sum_of_rows(M))
+    t, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+    here_and_b = jnp.where(
+      j >= t, hopper.along_cols(here, CHUNK), hopper.along_cols(turn(b), CHUNK)
+    )
+    dg = hopper.sum_of_rows(here_and_b + hopper.along_cols(z, CHUNK))
+    dg_ref.at[at.b, at.head, at.block, at.n][...] = dg
+    return plgpu.layout_cast(
+      z + here, hopper.COLS
+    )  # The chunk's own pairs are no more.
 
-  dk, last, dg = _walk(
-    v, do, q, g, state, scale, True, interpret, "keys", k, (dg, anchors),
-    (jax.ShapeDtypeStruct(dg.shape, dg.dtype),), collect,
+  outs = (jax.ShapeDtypeStruct(rows.shape, rows.dtype),)
+  dk, _, dg = _walk(
+    v,
+    do,
+    q,
+    g,
+    state,
+    scale,
+    True,
+    interpret,
+    "keys",
+    k,
+    rows,
+    (anchors,),
+    outs,
+    collect,
   )
-  return dk, last, dg
+  return dk, dg
 
 
-def _anchored(at, anchors_ref):
-  """exp2(G_C) <S, dS'> as a sum over rows."""
-  kept = anchors_ref.at[at.batch, at.head, at.anchor, at.columns]
-  kept = plgpu.load(kept, layout=hopper.TILE, optimized=False).astype(jnp.float32)
-  return hopper.sum_of_rows(at.S * kept) * jnp.exp2(at.total)
+def _turned(x, spare):
+  """A number by row as a number by column."""
+  spare[...] = x
+  plgpu.commit_smem()
+  return plgpu.load(spare, layout=hopper.COLS)
+
+
+def _anchored(at):
+  """z = exp2(G_C) <S, dS'> as a sum over rows."""
+  plgpu.barrier_wait(at.kept_arrived)
+  return hopper.sum_of_rows(at.S * at.load(at.state)) * jnp.exp2(at.total)
 
 
 def _up(size):
-  return -(-size // 64) * 64
+  return pl.cdiv(size, 64) * 64
 
 
 class _At(NamedTuple):
@@ -167,27 +187,47 @@ class _At(NamedTuple):
   product: Any
   load: Any
   S: Any  # The state before, [BLOCK, K'].
-  state: Any  # The same in shared memory, bfloat16.
+  state: Any  # The same in shared memory, bfloat16, until something else is put there.
+  kept_arrived: Any
   total: Any
   scores: Any
   o: Any  # What is read of the state before.
   v: Any
   x: Any
+  rows: Any  # Of `queries`.
   spare: Any  # Room for a number by token.
   ins: Any
   outs: Any
 
 
-def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, ins=(), outs=(), collect=None, pieces=1):
+def _walk(
+  q,
+  k,
+  v,
+  g,
+  state,
+  scale,
+  reverse,
+  interpret,
+  name,
+  x=None,
+  rows=None,
+  ins=(),
+  outs=(),
+  collect=None,
+  pieces=1,
+):
   B, T, H, K = k.shape
   V, N = v.shape[-1], g.shape[2]
   P = pieces if state is None else state.shape[0] // B
   depth, width = _up(K), _up(V)
+  columns_of = 64 if K % 64 == V % 64 == 0 else 32
   bf16, f32 = jnp.bfloat16, jnp.float32
   product = hopper.plain_product if interpret else hopper.product
   load = lambda ref: plgpu.load(ref, layout=hopper.TILE).astype(f32)
-  arrays = [y for y in (q, k, v, g, state, x, *ins) if y is not None]
-  arrived_size = 4 if q is None else 5
+  arrays = [y for y in (q, k, v, g, state, x, rows, *ins) if y is not None]
+  parts = depth // 64
+  arrived_size = 4 if q is None else 4 + parts
   log_scale = math.log2(scale)
 
   def program(*refs):
@@ -197,18 +237,33 @@ def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, ins=(), ou
     del refs[:3]
     state_ref = None if state is None else refs.pop(0)
     x_ref = None if x is None else refs.pop(0)
+    rows_ref = None if rows is None else refs.pop(0)
     in_refs = [refs.pop(0) for _ in ins]
     o_ref = None if q is None else refs.pop(0)
     last_ref = refs.pop(0)
     out_refs = [refs.pop(0) for _ in outs]
-    q_s, k_s, v_s, g_rows, g_cols, sums, spare, state_s, o_s, arrived, x_arrived = refs
+    (
+      q_s,
+      k_s,
+      v_s,
+      g_rows,
+      g_cols,
+      sums,
+      spare,
+      rows_s,
+      state_s,
+      x_s,
+      arrived,
+      x_arrived,
+      kept_arrived,
+    ) = refs
 
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     block = jax.lax.axis_index("block")
     b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
     columns = pl.ds(block * BLOCK, BLOCK)
     all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
-    size = -(-N // P)
+    size = pl.cdiv(N, P)
     first = piece * size
     count = jnp.clip(N - first, 0, size)
 
@@ -221,15 +276,20 @@ def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, ins=(), ou
       slot = jax.lax.rem(step, STAGES)
       here = arrived.at[slot]
       if q is not None:
-        plgpu.copy_gmem_to_smem(q_ref.at[b, rows, head, all_keys], q_s.at[slot], here)
+        for part in range(parts):
+          part_columns = pl.ds(block * 0 + part * 64, 64)
+          here_q = q_ref.at[b, rows, head, part_columns]
+          plgpu.copy_gmem_to_smem(here_q, q_s.at[slot, part], here)
       plgpu.copy_gmem_to_smem(k_ref.at[b, rows, head, all_keys], k_s.at[slot], here)
       plgpu.copy_gmem_to_smem(v_ref.at[b, rows, head, columns], v_s.at[slot], here)
       plgpu.copy_gmem_to_smem(g_ref.at[b, head, n], g_rows.at[slot], here)
       plgpu.copy_gmem_to_smem(g_ref.at[b, head, n], g_cols.at[slot], here)
 
     def fetch_x(step):
-      rows = place(step)[2]
-      plgpu.copy_gmem_to_smem(x_ref.at[b, rows, head, columns], o_s, x_arrived)
+      _, n, rows = place(step)
+      plgpu.copy_gmem_to_smem(x_ref.at[b, rows, head, columns], x_s, x_arrived)
+      if rows_ref is not None:
+        plgpu.copy_gmem_to_smem(rows_ref.at[b, head, block, n], rows_s, x_arrived)
 
     for step in range(STAGES):
       pl.when(step < count)(lambda step=step: fetch(step))
@@ -249,19 +309,50 @@ def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, ins=(), ou
       if q_s is not None:
         state_s[...] = S.astype(bf16)
         plgpu.commit_smem()
-        scores = product(q_s.at[slot], k.T)
-        o = product(q_s.at[slot], state_s.T)
-        share = hopper.along_rows(gates.rows, CHUNK) - hopper.along_cols(gates.cols, CHUNK)
-        scores *= jnp.exp2(jnp.where((i <= j) if reverse else (i >= j), share, -jnp.inf))
+        q = [q_s.at[slot, part] for part in range(parts)]
+        cut = lambda y: [y.at[:, pl.ds(64 * part, 64)].T for part in range(parts)]
+        scores = product(q, cut(k))
+        o = product(q, cut(state_s))
+        share = hopper.along_rows(gates.rows, CHUNK) - hopper.along_cols(
+          gates.cols, CHUNK
+        )
+        scores *= jnp.exp2(
+          jnp.where((i <= j) if reverse else (i >= j), share, -jnp.inf)
+        )
         o *= hopper.along_rows(jnp.exp2(gates.rows + gates.shift), BLOCK)
         if collect is not None:
           plgpu.barrier_wait(x_arrived)
           last = (local == count - 1) | (jax.lax.rem(local, ANCHOR) == ANCHOR - 1)
           anchor = jnp.where(last, jax.lax.div(local, ANCHOR), -1)
-          z = collect(_At(b, batch, head, block, n, anchor, columns, product, load, S, state_s, gates.total, scores, o, v, o_s, spare, in_refs, out_refs), z)
+          z = collect(
+            _At(
+              b,
+              batch,
+              head,
+              block,
+              n,
+              anchor,
+              columns,
+              product,
+              load,
+              S,
+              state_s,
+              kept_arrived,
+              gates.total,
+              scores,
+              o,
+              v,
+              x_s,
+              rows_s,
+              spare,
+              in_refs,
+              out_refs,
+            ),
+            z,
+          )
+          pl.when(step + 1 < count)(lambda: fetch_x(step + 1))
         o = product(scores.astype(bf16), v, o)
-        if collect is None:
-          plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        o_s = q_s.at[slot, 0]  # The queries are not needed any more.
         o_s[...] = o.astype(bf16)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(o_s, o_ref.at[b, rows, head, columns])
@@ -269,10 +360,8 @@ def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, ins=(), ou
       writes = load(v.T) * hopper.along_cols(gates.writes, BLOCK)
       S *= hopper.along_rows(jnp.exp2(gates.total), depth)
       S = product(writes.astype(bf16), k, S)
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
-      if x is not None:
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        pl.when(step + 1 < count)(lambda: fetch_x(step + 1))
       return S, z
 
     if state is None:
@@ -280,7 +369,7 @@ def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, ins=(), ou
     else:
       before = state_ref.at[batch, head, columns]
       S = plgpu.load(before, layout=hopper.TILE, optimized=False)
-    z = plgpu.layout_cast(jnp.zeros((CHUNK,), f32), hopper.ROWS)
+    z = plgpu.layout_cast(jnp.zeros((CHUNK,), f32), hopper.COLS)
     S, _ = jax.lax.fori_loop(0, count, chunk, (S, z))
     last_ref.at[batch, head, columns][...] = S
     plgpu.wait_smem_to_gmem(0)
@@ -293,16 +382,18 @@ def _walk(q, k, v, g, state, scale, reverse, interpret, name, x=None, ins=(), ou
     grid=(B * P, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      None if q is None else hopper.tiles((STAGES, CHUNK, depth), bf16, K),
-      hopper.tiles((STAGES, CHUNK, depth), bf16, K),
-      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, V),
+      None if q is None else hopper.tiles((STAGES, parts, CHUNK, 64), bf16, columns_of),
+      hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
+      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, columns_of),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((CHUNK,), f32),
       plgpu.SMEM((CHUNK,), f32),
-      None if q is None else hopper.tiles((BLOCK, depth), bf16, K),
-      None if q is None else hopper.tiles((CHUNK, BLOCK), bf16, V),
+      None if rows is None else plgpu.SMEM((CHUNK,), f32),
+      None if q is None else hopper.tiles((BLOCK, depth), bf16, columns_of),
+      None if x is None else hopper.tiles((CHUNK, BLOCK), bf16, columns_of),
       plgpu.Barrier(num_arrivals=arrived_size, num_barriers=STAGES),
+      plgpu.Barrier(num_arrivals=1 if rows is None else 2),
       plgpu.Barrier(),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),

@@ -73,13 +73,9 @@ def _backward(scale, pieces, interpret, kept, gradients):
   if pieces > 1:
     left = pallas_gpu.ends(q, do, g, pieces=pieces, reverse=True, **options)
   after = _between(g, dlast, left, pieces, reverse=True)
-  dq, dg, anchors = pallas_gpu.queries(
-    do, v, k, g, transpose(before), q, **options
-  )
+  dq, rows, anchors = pallas_gpu.queries(do, v, k, g, transpose(before), q, **options)
   dv, dfirst = pallas_gpu.scan(k, q, do, g, after, reverse=True, **options)
-  dk, _, dg = pallas_gpu.keys(
-    v, do, q, g, transpose(after), k, dg, anchors, **options
-  )
+  dk, dg = pallas_gpu.keys(v, do, q, g, transpose(after), k, rows, anchors, **options)
   dg = math.log(2) * dg.sum(axis=2)  # g is a binary logarithm.
   dstate = None
   if not stateless:
@@ -111,7 +107,9 @@ def _between(g, first, left, pieces, *, reverse):
   sources = jnp.concatenate([first[:, None], left[:, :-1]], axis=1)
   # Source s is before piece s; to reach piece p it passes those from s to p - 1.
   p, s, m = (jnp.arange(pieces).reshape(shape) for shape in ((-1, 1, 1), (-1, 1), -1))
-  passed = jnp.einsum("psm,bhm->bhps", ((s <= m) & (m < p)) * 1.0, total, precision="highest")
+  passed = jnp.einsum(
+    "psm,bhm->bhps", ((s <= m) & (m < p)) * 1.0, total, precision="highest"
+  )
   share = jnp.where((s <= p)[..., 0], jnp.exp2(passed), 0)
   states = jnp.einsum("bhps,bshvk->bphvk", share, sources, precision="highest")
   if reverse:
