@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxseq_kernels import matrix_step
 from jaxtyping import Array, Bool, Float
 
 from jaxseq.ops import checks, dispatch, segments, sharded
-from jaxseq_kernels import matrix_step
 
 __all__ = [
   "CHUNK_SIZE",
