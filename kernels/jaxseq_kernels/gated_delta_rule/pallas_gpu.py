@@ -18,7 +18,7 @@ STAGES = 2  # Chunks that are copied ahead.
 FENCE = 4
 ROW = CHUNK + 8  # Of a matrix in shared memory, padded: its columns in other banks.
 
-bf16, f32 = jnp.bfloat16, jnp.float32
+bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
 
 
 def _up(size):
@@ -56,7 +56,7 @@ def inverses(k, g, beta, *, interpret=False):
     beta = hopper.along_rows(plgpu.load(beta_s, layout=hopper.ROWS), CHUNK)
     M = product(k_s, k_s.T) * share * -beta
     if interpret:
-      T_s[...] = _plain_inverse(M.T).astype(bf16)
+      T_s[...] = _plain_inverse(M.T).astype(f16)
     else:
       _inverse(M, A_s.at[:, pl.ds(0, CHUNK)], T_s)
     plgpu.commit_smem()
@@ -66,7 +66,7 @@ def inverses(k, g, beta, *, interpret=False):
   run = plgpu.kernel(
     program,
     out_type=(
-      jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), bf16),
+      jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), f16),
       jax.ShapeDtypeStruct((B, H, N, CHUNK), f32),
     ),
     grid=(B, H, N),
@@ -77,7 +77,7 @@ def inverses(k, g, beta, *, interpret=False):
       plgpu.SMEM((CHUNK,), f32),
       plgpu.SMEM((CHUNK,), f32),
       plgpu.SMEM((CHUNK, ROW), f32),
-      plgpu.SMEM((CHUNK, CHUNK), bf16),
+      plgpu.SMEM((CHUNK, CHUNK), f16),
       plgpu.Barrier(num_arrivals=3),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
@@ -122,7 +122,7 @@ def _inverse(ctx, N, N_s, X_s):
   column = arith.index_cast(index, thread)
 
   def store(j, x):
-    memref.store(arith.truncf(ir.BF16Type.get(), x), X_s, [at(j), column])
+    memref.store(arith.truncf(ir.F16Type.get(), x), X_s, [at(j), column])
 
   def solve(first):
     x = {}
@@ -231,7 +231,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       S_b = S.astype(bf16)
       y = product(S_b, k.T) * hopper.along_cols(-jnp.exp2(G), BLOCK)
       y += _load(v_s.at[slot].T)
-      w = product(y.astype(bf16), T_s.at[slot].T, y)
+      w = _solved(product, y, T_s.at[slot].T)
       n_ = w * hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
       if q is not None:
         plgpu.barrier_wait(q_arrived)
@@ -284,7 +284,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       None if q is None else hopper.tiles((CHUNK, depth), bf16, K),
       hopper.tiles((STAGES, CHUNK, depth), bf16, K),
       hopper.tiles((STAGES, CHUNK, BLOCK), bf16, V),
-      hopper.tiles((STAGES, CHUNK, CHUNK), bf16, CHUNK),
+      hopper.tiles((STAGES, CHUNK, CHUNK), f16, CHUNK),
       None if q is None else hopper.tiles((CHUNK, CHUNK), bf16, V),
       hopper.tiles((CHUNK, BLOCK), bf16, V) if keep else None,
       hopper.tiles((BLOCK, depth), bf16, depth) if keep else None,
@@ -366,8 +366,8 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       plgpu.commit_smem()
       do = plgpu.load(do_s.at[slot].T, layout=hopper.TILE)
       dn = product(do, P_s, dn)
-      dx = product(dn.astype(bf16), T_s.at[slot], dn)
-      dv = dx * hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
+      dn *= hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
+      dv = _solved(product, dn, T_s.at[slot])
       if not ends:
         P_s.T[...] = dv.astype(bf16)
         plgpu.commit_smem()
@@ -401,7 +401,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       hopper.tiles((STAGES, CHUNK, depth), bf16, K),
       hopper.tiles((STAGES, CHUNK, depth), bf16, K),
       hopper.tiles((STAGES, CHUNK, BLOCK), bf16, V),
-      hopper.tiles((STAGES, CHUNK, CHUNK), bf16, CHUNK),
+      hopper.tiles((STAGES, CHUNK, CHUNK), f16, CHUNK),
       hopper.tiles((CHUNK, CHUNK), bf16, V),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
@@ -584,3 +584,11 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     interpret=interpret or None,
   )
   return run(*arrays)
+
+
+def _solved(product, x, T):
+  """x + x T. T is in float16, as is x, each of its rows scaled to at most 1."""
+  largest = plgpu.layout_cast(jnp.max(jnp.abs(x), axis=1), hopper.ROWS)
+  largest = jnp.maximum(largest, 1e-30)
+  scaled = x * hopper.along_rows(1 / largest, x.shape[1])
+  return x + product(scaled.astype(f16), T) * hopper.along_rows(largest, x.shape[1])
