@@ -430,7 +430,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     del refs[:8]
     state_ref = None if state is None else refs.pop(0)
     dq_ref, dk_ref, dg_ref, dbeta_ref = refs[:4]
-    q_s, k_s, do_s, dv_s, w_s, S_s, R_s, E_s, G_rows, G_cols, beta_rows, beta_cols, sums, arrived, values_arrived, w_arrived, S_arrived = refs[4:]
+    q_s, k_s, do_s, dv_s, w_s, S_s, R_s, G_rows, G_cols, beta_rows, beta_cols, sums, arrived, values_arrived, w_arrived, S_arrived = refs[4:]
 
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     block = jax.lax.axis_index("block")
@@ -475,74 +475,82 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     def chunk(step, R):
       n = place(step)
       more = step + 1 < count
-      out = R_s.at[pl.ds(0, BLOCK)]
-      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      for c in range(depth // BLOCK):
-        R_s.at[part(c)][...] = R[:, c * BLOCK : (c + 1) * BLOCK].astype(bf16)
-      plgpu.commit_smem()
+      pairs_q, pairs_k = R_s.at[part(0)], R_s.at[part(1)]
       plgpu.barrier_wait(arrived)
+      plgpu.barrier_wait(S_arrived)
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      z = plgpu.layout_cast(jnp.zeros((BLOCK,), f32), hopper.ROWS)
+      for c in range(depth // BLOCK):
+        R_c = R[:, c * BLOCK : (c + 1) * BLOCK]
+        R_s.at[part(c)][...] = R_c.astype(bf16)
+        z += hopper.sum_of_rows(R_c * _load(S_s.at[part(c)].T))
+      plgpu.commit_smem()
       G_i = plgpu.load(G_rows, layout=hopper.ROWS)
       G_j = plgpu.load(G_cols, layout=hopper.COLS)
       beta_i = plgpu.load(beta_rows, layout=hopper.ROWS)
-      beta_j = hopper.along_cols(plgpu.load(beta_cols, layout=hopper.COLS), CHUNK)
+      beta_j = plgpu.load(beta_cols, layout=hopper.COLS)
       total = G_cols[CHUNK - 1]
+      z *= jnp.exp2(total)
       share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
       share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-      since = jnp.exp2(G_i)
 
-      plgpu.barrier_wait(S_arrived)
-      z = hopper.sum_of_rows(R * _load(S_s.T)) * jnp.exp2(total)
-      plgpu.barrier_wait(values_arrived)
-      dq = product(do_s, S_s) * hopper.along_rows(since * scale, BLOCK)
-      dk = product(dv_s, S_s) * hopper.along_rows(-since, BLOCK)
-      pl.when(more)(lambda: fetch_S(step + 1))
-      a = hopper.sum_of_rows(dq * _load(q_s)) + hopper.sum_of_rows(dk * _load(k_s))
+      # What is read after the chunk of what it writes.
       plgpu.barrier_wait(w_arrived)
-      dP = product(do_s, w_s.T) * share * scale
-      Y = dP * product(q_s, k_s.T)
-      dP *= beta_j
-      dM = product(dv_s, w_s.T) * jnp.where(i > j, -share, 0.0)
-      Y += dM * product(k_s, k_s.T)
-      dM *= beta_j
-
-      R *= hopper.along_rows(_row(jnp.exp2(total)), depth)
-      since_j = hopper.along_cols(jnp.exp2(G_j), BLOCK)
-      reads = _load(q_s.T) * since_j * scale
-      R = product(reads.astype(bf16), do_s, R)
-      R = product((_load(k_s.T) * -since_j).astype(bf16), dv_s, R)
-      pl.when(more)(lambda: fetch_values(step + 1))
-
-      late = jnp.exp2(total - G_i)
-      dwrites = None
+      dk = None
       for c in range(depth // BLOCK):
-        dwrites = product(w_s.at[:, part(c)], R_s.at[part(c)].T, dwrites)
-      dwrites *= hopper.along_rows(late, BLOCK)
+        dk = product(w_s.at[:, part(c)], R_s.at[part(c)].T, dk)
+      dk *= hopper.along_rows(jnp.exp2(total - G_i), BLOCK)
+      dbeta = hopper.sum_of_rows(dk * _load(k_s))
+      dk *= hopper.along_rows(beta_i, BLOCK)
+      written = dbeta * beta_i
+
+      # What tokens of the chunk read of each other.
+      plgpu.barrier_wait(values_arrived)
+      dP = product(do_s, w_s.T) * (share * scale)
+      Y = dP * product(q_s, k_s.T)
+      pairs_q[...] = (dP * hopper.along_cols(beta_j, CHUNK)).astype(bf16)
+      dM = product(dv_s, w_s.T) * jnp.where(i > j, -share, 0.0)
       pl.when(more)(lambda: fetch_w(step + 1))
-      dbeta = hopper.sum_of_rows(dwrites * _load(k_s))
-      dk += dwrites * hopper.along_rows(beta_i, BLOCK)
-      b_i = dbeta * beta_i
+      Y += dM * product(k_s, k_s.T)
+      pairs_k[...] = (dM * hopper.along_cols(beta_j, CHUNK)).astype(bf16)
       sums[...] = hopper.sum_of_cols(Y)
-      E_s[...] = dP.astype(bf16)
       plgpu.commit_smem()
       column_sums = plgpu.load(sums, layout=hopper.ROWS)
-      a += hopper.sum_of_rows(Y * beta_j) - column_sums * beta_i
+      read = hopper.sum_of_rows(Y * hopper.along_cols(beta_j, CHUNK))
+      read -= column_sums * beta_i
       dbeta_ref.at[b, head, block, n][...] = dbeta + column_sums
-      dg = jnp.where(i >= j, hopper.along_rows(a, CHUNK), hopper.along_rows(b_i, CHUNK))
+      dk = product(pairs_q.T, q_s, dk)
+      dk = product(pairs_k, k_s, dk)
+      dk = product(pairs_k.T, k_s, dk)
+
+      # What is read of the state before.
+      since = jnp.exp2(G_i)
+      reads = product(dv_s, S_s) * hopper.along_rows(-since, BLOCK)
+      read += hopper.sum_of_rows(reads * _load(k_s))
+      pairs_k[...] = (dk + reads).astype(bf16)
+      dq = product(do_s, S_s) * hopper.along_rows(since * scale, BLOCK)
+      pl.when(more)(lambda: fetch_S(step + 1))
+      read += hopper.sum_of_rows(dq * _load(q_s))
+      dq = product(pairs_q, k_s, dq)
+      pairs_q[...] = dq.astype(bf16)
+      plgpu.commit_smem()
+      plgpu.copy_smem_to_gmem(pairs_q, dq_ref.at[b, tokens(n), head, columns])
+      plgpu.copy_smem_to_gmem(pairs_k, dk_ref.at[b, tokens(n), head, columns])
+
+      dg = jnp.where(i >= j, hopper.along_rows(read, CHUNK), hopper.along_rows(written, CHUNK))
       dg = hopper.sum_of_cols(dg + hopper.along_rows(z, CHUNK))
       dg_ref.at[b, head, block, n][...] = dg
 
-      dq = product(dP.astype(bf16), k_s, dq)
-      dk = product(E_s.T, q_s, dk)
-      dk = product(dM.astype(bf16), k_s, dk)
-      E_s[...] = dM.astype(bf16)
-      out[...] = dq.astype(bf16)
-      plgpu.commit_smem()
-      plgpu.copy_smem_to_gmem(out, dq_ref.at[b, tokens(n), head, columns])
-      dk = product(E_s.T, k_s, dk)
-      pl.when(more)(lambda: fetch_keys(step + 1))
-      E_s[...] = dk.astype(bf16)
-      plgpu.commit_smem()
-      plgpu.copy_smem_to_gmem(E_s, dk_ref.at[b, tokens(n), head, columns])
+      R *= hopper.along_rows(_row(jnp.exp2(total)), depth)
+      since = hopper.along_cols(jnp.exp2(G_j), BLOCK)
+      R = product((_load(q_s.T) * (since * scale)).astype(bf16), do_s, R)
+      R = product((_load(k_s.T) * -since).astype(bf16), dv_s, R)
+
+      @pl.when(more)
+      def _():
+        fetch_keys(step + 1)
+        fetch_values(step + 1)
+
       return R
 
     if state is None:
@@ -571,8 +579,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       hopper.tiles((CHUNK, depth), bf16, V),
       hopper.tiles((CHUNK, depth), bf16, V),
       hopper.tiles((depth, BLOCK), bf16, BLOCK),
-      hopper.tiles((depth, BLOCK), bf16, K),
-      hopper.tiles((CHUNK, CHUNK), bf16, K),
+      hopper.tiles((max(depth, 2 * CHUNK), BLOCK), bf16, K),
       *[plgpu.SMEM((CHUNK,), f32)] * 5,
       plgpu.Barrier(num_arrivals=6),
       plgpu.Barrier(num_arrivals=2),
