@@ -1,0 +1,601 @@
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.mosaic import gpu as mosaic
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import arith, math as mlir_math, memref, nvvm, vector
+
+from jaxseq_kernels import hopper
+
+__all__ = ["BLOCK", "CHUNK", "inverses", "keys", "scan", "values"]
+
+CHUNK = 64  # Tokens.
+BLOCK = 64  # Columns of the values, or of the keys, that a program has.
+STAGES = 2  # Chunks that are copied ahead.
+FENCE = 4
+ROW = CHUNK + 8  # Of a matrix in shared memory, padded: its columns in other banks.
+
+bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
+
+
+def _up(size):
+  return -(-size // 64) * 64
+
+
+def _load(ref):
+  return plgpu.load(ref, layout=hopper.TILE).astype(f32)
+
+
+def inverses(k, g, beta, *, interpret=False):
+  B, T, H, K = k.shape
+  N, depth = g.shape[2], _up(K)
+  product = hopper.plain_product if interpret else hopper.product
+
+  def program(
+    k_ref, g_ref, beta_ref, T_ref, G_ref, k_s, g_s, beta_s, sums, A_s, T_s, arrived
+  ):
+    b, head, n = (jax.lax.axis_index(name) for name in ("batch", "head", "chunk"))
+    rows, all_keys = pl.ds(n * CHUNK, CHUNK), pl.ds(n * 0, depth)
+    plgpu.copy_gmem_to_smem(k_ref.at[b, rows, head, all_keys], k_s, arrived)
+    plgpu.copy_gmem_to_smem(g_ref.at[b, head, n], g_s, arrived)
+    plgpu.copy_gmem_to_smem(beta_ref.at[b, head, n], beta_s, arrived)
+    plgpu.barrier_wait(arrived)
+
+    i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+    g = hopper.along_cols(plgpu.load(g_s, layout=hopper.COLS), CHUNK)
+    G = hopper.sum_of_rows(jnp.where(i >= j, g, 0.0))
+    sums[...] = G
+    plgpu.commit_smem()
+    G_ref.at[b, head, n][...] = G
+    late = hopper.along_cols(plgpu.load(sums, layout=hopper.COLS), CHUNK)
+    share = jnp.exp2(jnp.where(j > i, late - hopper.along_rows(G, CHUNK), -jnp.inf))
+    # Row j, column i: what token i does not see of what j has written.
+    beta = hopper.along_rows(plgpu.load(beta_s, layout=hopper.ROWS), CHUNK)
+    M = product(k_s, k_s.T) * share * -beta
+    if interpret:
+      T_s[...] = _plain_inverse(M.T).astype(f16)
+    else:
+      _inverse(M, A_s.at[:, pl.ds(0, CHUNK)], T_s)
+    plgpu.commit_smem()
+    plgpu.copy_smem_to_gmem(T_s, T_ref.at[b, head, n])
+    plgpu.wait_smem_to_gmem(0)
+
+  run = plgpu.kernel(
+    program,
+    out_type=(
+      jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), f16),
+      jax.ShapeDtypeStruct((B, H, N, CHUNK), f32),
+    ),
+    grid=(B, H, N),
+    grid_names=("batch", "head", "chunk"),
+    scratch_types=[
+      hopper.tiles((CHUNK, depth), bf16, K),
+      plgpu.SMEM((CHUNK,), f32),
+      plgpu.SMEM((CHUNK,), f32),
+      plgpu.SMEM((CHUNK,), f32),
+      plgpu.SMEM((CHUNK, ROW), f32),
+      plgpu.SMEM((CHUNK, CHUNK), f16),
+      plgpu.Barrier(num_arrivals=3),
+    ],
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name="gated_delta_rule_inverses",
+    interpret=interpret or None,
+  )
+  return run(k, g, beta)
+
+
+def _plain_inverse(N):
+  """(I - N)^-1 of a strictly lower triangular matrix, by squarings of the rest."""
+  i, j = (jax.lax.broadcasted_iota(jnp.int32, N.shape, axis) for axis in (0, 1))
+  X = (i == j).astype(f32)
+  size = 1
+  dot = lambda a, b: jnp.dot(a, b, precision="highest")
+  while size < CHUNK:
+    between = (i // size % 2 == 1) & (i // size - 1 == j // size)
+    X = X + dot(dot(X, jnp.where(between, N, 0.0)), X)
+    size *= 2
+  return jnp.where(i == j, 0.0, X)
+
+
+@plgpu.inline_mgpu(
+  arg_types=(hopper.TILE, plgpu.RefType(), plgpu.RefType()), return_type=None
+)
+def _inverse(ctx, N, N_s, X_s):
+  """X = (I - N)^-1 for strictly lower N, of which the transpose is given.
+
+  Thread c finds column c of X, from the top to the bottom: as soon as an entry is
+  known, its share goes into all the entries below. The entries are in registers; the
+  factors come from shared memory, the same for all threads. Columns of the second half
+  are zero in the first.
+  """
+  del ctx
+  N.store_untiled(N_s, optimized=False)
+  utils = mosaic.utils
+  f32, i32, index = ir.F32Type.get(), ir.IntegerType.get_signless(32), ir.IndexType.get()
+  four = ir.VectorType.get([4], f32)
+  at = lambda n: utils.c(n, index)
+  utils.warpgroup_barrier()
+  thread = arith.remui(utils.thread_idx(), utils.c(128, i32))
+  column = arith.index_cast(index, thread)
+
+  def store(j, x):
+    memref.store(arith.truncf(ir.F16Type.get(), x), X_s, [at(j), column])
+
+  def solve(first):
+    x = {}
+    for i in range(first, CHUNK):
+      here = arith.cmpi(arith.CmpIPredicate.eq, thread, utils.c(i, i32))
+      x[i] = arith.select(here, utils.c(1.0, f32), utils.c(0.0, f32))
+    for j in range(first):
+      store(j, utils.c(0.0, f32))
+    for j in range(first, CHUNK):
+      here = arith.cmpi(arith.CmpIPredicate.eq, thread, utils.c(j, i32))
+      store(j, arith.select(here, utils.c(0.0, f32), x[j]))
+      if j % FENCE == FENCE - 1:
+        nvvm.bar_warp_sync(utils.c(-1, i32))
+      for below in range((j + 1) // 4 * 4, CHUNK, 4):
+        factors = vector.load(four, N_s, [at(j), at(below)])
+        for lane in range(4):
+          if below + lane > j:
+            factor = vector.extract(
+              factors, dynamic_position=[], static_position=[lane]
+            )
+            x[below + lane] = mlir_math.fma(factor, x[j], x[below + lane])
+
+  half = utils.c(CHUNK // 2, i32)
+  less = arith.CmpIPredicate.ult
+  with utils.when(arith.cmpi(less, thread, half)):
+    solve(0)
+  with utils.when(arith.cmpi(less, arith.subi(thread, half), half)):
+    solve(CHUNK // 2)
+  utils.warpgroup_barrier()
+
+
+def scan(q, k, v, G, beta, T, state, *, scale, keep=False, interpret=False):
+  last, *outs = _walk(q, k, v, G, beta, T, state, 1, scale, keep, interpret)
+  return outs[0], last, *outs[1:]
+
+
+def maps(k, v, G, beta, T, *, pieces, interpret=False):
+  (last,) = _walk(None, k, v, G, beta, T, None, pieces, 1, False, interpret)
+  last = last.reshape(-1, pieces, *last.shape[1:])
+  width = _up(v.shape[-1])
+  return last[..., :width, :], last[..., width:, :]
+
+
+def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
+  B, length, H, K = k.shape
+  V, N = v.shape[-1], G.shape[2]
+  P = pieces if state is None else state.shape[0] // B
+  depth, width = _up(K), _up(V)
+  identity = width  # Where the columns of the identity begin.
+  if q is None:
+    width += depth
+  product = hopper.plain_product if interpret else hopper.product
+  arrays = [y for y in (q, k, v, G, beta, T, state) if y is not None]
+  log_scale = math.log2(scale)
+
+  def program(*refs):
+    refs = list(refs)
+    q_ref = None if q is None else refs.pop(0)
+    k_ref, v_ref, G_ref, beta_ref, T_ref = refs[:5]
+    del refs[:5]
+    state_ref = None if state is None else refs.pop(0)
+    last_ref = refs.pop(0)
+    o_ref = None if q is None else refs.pop(0)
+    w_ref, S_ref = (refs.pop(0), refs.pop(0)) if keep else (None, None)
+    q_s, k_s, v_s, T_s, P_s, w_s, S_s, G_rows, G_cols, beta_s, arrived, q_arrived = refs
+
+    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
+    block = jax.lax.axis_index("block")
+    b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
+    columns = pl.ds(block * BLOCK, BLOCK)
+    all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
+    size = -(-N // P)
+    first = piece * size
+    count = jnp.clip(N - first, 0, size)
+    tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
+
+    def fetch(step):
+      n, slot = first + step, jax.lax.rem(step, STAGES)
+      here = arrived.at[slot]
+      rows = tokens(n)
+      copy = plgpu.copy_gmem_to_smem
+      copy(k_ref.at[b, rows, head, all_keys], k_s.at[slot], here)
+      copy(v_ref.at[b, rows, head, columns], v_s.at[slot], here)
+      copy(T_ref.at[b, head, n], T_s.at[slot], here)
+      copy(G_ref.at[b, head, n], G_rows.at[slot], here)
+      copy(G_ref.at[b, head, n], G_cols.at[slot], here)
+      copy(beta_ref.at[b, head, n], beta_s.at[slot], here)
+
+    def fetch_q(step):
+      rows = tokens(first + step)
+      plgpu.copy_gmem_to_smem(q_ref.at[b, rows, head, all_keys], q_s, q_arrived)
+
+    if q is not None:
+      pl.when(count > 0)(lambda: fetch_q(0))
+    for step in range(STAGES):
+      pl.when(step < count)(lambda step=step: fetch(step))
+
+    i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+
+    def chunk(step, S):
+      n, slot = first + step, jax.lax.rem(step, STAGES)
+      plgpu.barrier_wait(arrived.at[slot])
+      k = k_s.at[slot]
+      G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
+      total = G_cols[slot, CHUNK - 1]
+      S_b = S.astype(bf16)
+      y = product(S_b, k.T) * hopper.along_cols(-jnp.exp2(G), BLOCK)
+      y += _load(v_s.at[slot].T)
+      w = _solved(product, y, T_s.at[slot].T)
+      n_ = w * hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
+      if q is not None:
+        plgpu.barrier_wait(q_arrived)
+        share = hopper.along_rows(plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale, CHUNK) - hopper.along_cols(G, CHUNK)
+        scores = product(q_s, k.T) * jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
+        o = product(S_b, q_s.T) * hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
+        pl.when(step + 1 < count)(lambda: fetch_q(step + 1))
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        P_s[...] = scores.astype(bf16)
+        if keep:
+          S_s[...] = S_b
+        plgpu.commit_smem()
+        o = product(n_.astype(bf16), P_s.T, o)
+        P_s.T[...] = o.astype(bf16)
+        if keep:
+          w_s.T[...] = w.astype(bf16)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(P_s, o_ref.at[b, tokens(n), head, columns])
+        if keep:
+          plgpu.copy_smem_to_gmem(w_s, w_ref.at[b, tokens(n), head, columns])
+          plgpu.copy_smem_to_gmem(S_s, S_ref.at[b, head, n, columns])
+      S *= hopper.along_rows(_row(jnp.exp2(total)), depth)
+      n_ *= hopper.along_cols(jnp.exp2(total - G), BLOCK)
+      S = product(n_.astype(bf16), k, S)
+      pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
+      return S
+
+    if state is None:
+      row = hopper.iota((BLOCK, depth), 0) + (block * BLOCK - identity)
+      S = jnp.where(row == hopper.iota((BLOCK, depth), 1), 1.0, 0.0)
+    else:
+      before = state_ref.at[batch, head, columns]
+      S = plgpu.load(before, layout=hopper.TILE, optimized=False)
+    S = jax.lax.fori_loop(0, count, chunk, S)
+    last_ref.at[batch, head, columns][...] = S
+    plgpu.wait_smem_to_gmem(0)
+
+  outs = [jax.ShapeDtypeStruct((B * P, H, width, depth), f32)]
+  if q is not None:
+    outs += [jax.ShapeDtypeStruct(v.shape, bf16)]
+  if keep:
+    outs += [jax.ShapeDtypeStruct(v.shape, bf16)]
+    outs += [jax.ShapeDtypeStruct((B, H, N, width, depth), bf16)]
+  run = plgpu.kernel(
+    program,
+    out_type=tuple(outs),
+    grid=(B * P, H, width // BLOCK),
+    grid_names=("batch", "head", "block"),
+    scratch_types=[
+      None if q is None else hopper.tiles((CHUNK, depth), bf16, K),
+      hopper.tiles((STAGES, CHUNK, depth), bf16, K),
+      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, V),
+      hopper.tiles((STAGES, CHUNK, CHUNK), f16, CHUNK),
+      None if q is None else hopper.tiles((CHUNK, CHUNK), bf16, V),
+      hopper.tiles((CHUNK, BLOCK), bf16, V) if keep else None,
+      hopper.tiles((BLOCK, depth), bf16, depth) if keep else None,
+      plgpu.SMEM((STAGES, CHUNK), f32),
+      plgpu.SMEM((STAGES, CHUNK), f32),
+      plgpu.SMEM((STAGES, CHUNK), f32),
+      plgpu.Barrier(num_arrivals=6, num_barriers=STAGES),
+      None if q is None else plgpu.Barrier(),
+    ],
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name="gated_delta_rule_" + ("scan" if q is not None else "ends"),
+    interpret=interpret or None,
+  )
+  return run(*arrays)
+
+
+def _row(x):
+  """The same number for each row of a block."""
+  return plgpu.layout_cast(jax.lax.broadcast_in_dim(x, (BLOCK,), ()), hopper.ROWS)
+
+
+def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=False):
+  B, length, H, K = k.shape
+  V, N = do.shape[-1], G.shape[2]
+  ends = pieces is not None
+  P = pieces or (1 if state is None else state.shape[0] // B)
+  depth, width = _up(K), _up(V)
+  product = hopper.plain_product if interpret else hopper.product
+  arrays = [y for y in (q, k, do, G, beta, T, state) if y is not None]
+  log_scale = math.log2(scale)
+
+  def program(*refs):
+    refs = list(refs)
+    q_ref, k_ref, do_ref, G_ref, beta_ref, T_ref = refs[:6]
+    del refs[:6]
+    state_ref = None if state is None else refs.pop(0)
+    first_ref = refs.pop(0)
+    dv_ref = None if ends else refs.pop(0)
+    q_s, k_s, do_s, T_s, P_s, G_rows, G_cols, beta_s, arrived = refs
+
+    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
+    block = jax.lax.axis_index("block")
+    b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
+    columns = pl.ds(block * BLOCK, BLOCK)
+    all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
+    size = -(-N // P)
+    first = piece * size
+    count = jnp.clip(N - first, 0, size)
+    tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
+
+    def fetch(step):
+      n, slot = first + count - 1 - step, jax.lax.rem(step, STAGES)
+      here, rows = arrived.at[slot], tokens(n)
+      copy = plgpu.copy_gmem_to_smem
+      copy(q_ref.at[b, rows, head, all_keys], q_s.at[slot], here)
+      copy(k_ref.at[b, rows, head, all_keys], k_s.at[slot], here)
+      copy(do_ref.at[b, rows, head, columns], do_s.at[slot], here)
+      copy(T_ref.at[b, head, n], T_s.at[slot], here)
+      copy(G_ref.at[b, head, n], G_rows.at[slot], here)
+      copy(G_ref.at[b, head, n], G_cols.at[slot], here)
+      copy(beta_ref.at[b, head, n], beta_s.at[slot], here)
+
+    for step in range(STAGES):
+      pl.when(step < count)(lambda step=step: fetch(step))
+    i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+
+    def chunk(step, R):
+      n, slot = first + count - 1 - step, jax.lax.rem(step, STAGES)
+      plgpu.barrier_wait(arrived.at[slot])
+      q, k = q_s.at[slot], k_s.at[slot]
+      G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
+      G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
+      total = G_cols[slot, CHUNK - 1]
+      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
+      scores = product(q, k.T) * jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
+      dn = product(R.astype(bf16), k.T) * hopper.along_cols(jnp.exp2(total - G), BLOCK)
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      P_s[...] = scores.astype(bf16)
+      plgpu.commit_smem()
+      do = plgpu.load(do_s.at[slot].T, layout=hopper.TILE)
+      dn = product(do, P_s, dn)
+      dn *= hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
+      dv = _solved(product, dn, T_s.at[slot])
+      if not ends:
+        P_s.T[...] = dv.astype(bf16)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(P_s, dv_ref.at[b, tokens(n), head, columns])
+      R *= hopper.along_rows(_row(jnp.exp2(total)), depth)
+      do = do.astype(f32) * hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
+      R = product(do.astype(bf16), q, R)
+      dv *= hopper.along_cols(-jnp.exp2(G), BLOCK)
+      R = product(dv.astype(bf16), k, R)
+      pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
+      return R
+
+    if state is None:
+      R = plgpu.layout_cast(jnp.zeros((BLOCK, depth), f32), hopper.TILE)
+    else:
+      after = state_ref.at[batch, head, columns]
+      R = plgpu.load(after, layout=hopper.TILE, optimized=False)
+    R = jax.lax.fori_loop(0, count, chunk, R)
+    first_ref.at[batch, head, columns][...] = R
+    plgpu.wait_smem_to_gmem(0)
+
+  outs = [jax.ShapeDtypeStruct((B * P, H, width, depth), f32)]
+  if not ends:
+    outs += [jax.ShapeDtypeStruct(do.shape, bf16)]
+  run = plgpu.kernel(
+    program,
+    out_type=tuple(outs),
+    grid=(B * P, H, width // BLOCK),
+    grid_names=("batch", "head", "block"),
+    scratch_types=[
+      hopper.tiles((STAGES, CHUNK, depth), bf16, K),
+      hopper.tiles((STAGES, CHUNK, depth), bf16, K),
+      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, V),
+      hopper.tiles((STAGES, CHUNK, CHUNK), f16, CHUNK),
+      hopper.tiles((CHUNK, CHUNK), bf16, V),
+      plgpu.SMEM((STAGES, CHUNK), f32),
+      plgpu.SMEM((STAGES, CHUNK), f32),
+      plgpu.SMEM((STAGES, CHUNK), f32),
+      plgpu.Barrier(num_arrivals=7, num_barriers=STAGES),
+    ],
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name="gated_delta_rule_" + ("values_ends" if ends else "values"),
+    interpret=interpret or None,
+  )
+  return run(*arrays)
+
+
+def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
+  B, length, H, K = k.shape
+  V, N = do.shape[-1], G.shape[2]
+  P = 1 if state is None else state.shape[0] // B
+  depth, blocks = _up(V), _up(K) // BLOCK
+  product = hopper.plain_product if interpret else hopper.product
+  arrays = [y for y in (q, k, do, dv, w, G, beta, S, state) if y is not None]
+  log_scale = math.log2(scale)
+
+  def program(*refs):
+    refs = list(refs)
+    q_ref, k_ref, do_ref, dv_ref, w_ref, G_ref, beta_ref, S_ref = refs[:8]
+    del refs[:8]
+    state_ref = None if state is None else refs.pop(0)
+    dq_ref, dk_ref, dg_ref, dbeta_ref = refs[:4]
+    q_s, k_s, do_s, dv_s, w_s, S_s, R_s, G_rows, G_cols, beta_rows, beta_cols, sums, arrived, values_arrived, w_arrived, S_arrived = refs[4:]
+
+    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
+    block = jax.lax.axis_index("block")
+    b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
+    columns = pl.ds(block * BLOCK, BLOCK)
+    all_values = pl.ds(block * 0, depth)  # Beyond the array's end are zeros.
+    size = -(-N // P)
+    first = piece * size
+    count = jnp.clip(N - first, 0, size)
+    part = lambda c: pl.ds(c * BLOCK, BLOCK)
+    place = lambda step: first + count - 1 - step
+    tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
+    copy = plgpu.copy_gmem_to_smem
+
+    def fetch_keys(step):
+      n = place(step)
+      copy(q_ref.at[b, tokens(n), head, columns], q_s, arrived)
+      copy(k_ref.at[b, tokens(n), head, columns], k_s, arrived)
+      copy(G_ref.at[b, head, n], G_rows, arrived)
+      copy(G_ref.at[b, head, n], G_cols, arrived)
+      copy(beta_ref.at[b, head, n], beta_rows, arrived)
+      copy(beta_ref.at[b, head, n], beta_cols, arrived)
+
+    def fetch_values(step):
+      rows = tokens(place(step))
+      copy(do_ref.at[b, rows, head, all_values], do_s, values_arrived)
+      copy(dv_ref.at[b, rows, head, all_values], dv_s, values_arrived)
+
+    def fetch_w(step):
+      copy(w_ref.at[b, tokens(place(step)), head, all_values], w_s, w_arrived)
+
+    def fetch_S(step):
+      copy(S_ref.at[b, head, place(step), all_values, columns], S_s, S_arrived)
+
+    @pl.when(count > 0)
+    def _():
+      for fetch in (fetch_keys, fetch_values, fetch_w, fetch_S):
+        fetch(0)
+
+    i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+
+    def chunk(step, R):
+      n = place(step)
+      more = step + 1 < count
+      pairs_q, pairs_k = R_s.at[part(0)], R_s.at[part(1)]
+      plgpu.barrier_wait(arrived)
+      plgpu.barrier_wait(S_arrived)
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      z = plgpu.layout_cast(jnp.zeros((BLOCK,), f32), hopper.ROWS)
+      for c in range(depth // BLOCK):
+        R_c = R[:, c * BLOCK : (c + 1) * BLOCK]
+        R_s.at[part(c)][...] = R_c.astype(bf16)
+        z += hopper.sum_of_rows(R_c * _load(S_s.at[part(c)].T))
+      plgpu.commit_smem()
+      G_i = plgpu.load(G_rows, layout=hopper.ROWS)
+      G_j = plgpu.load(G_cols, layout=hopper.COLS)
+      beta_i = plgpu.load(beta_rows, layout=hopper.ROWS)
+      beta_j = plgpu.load(beta_cols, layout=hopper.COLS)
+      total = G_cols[CHUNK - 1]
+      z *= jnp.exp2(total)
+      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
+      share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
+
+      # What is read after the chunk of what it writes.
+      plgpu.barrier_wait(w_arrived)
+      dk = None
+      for c in range(depth // BLOCK):
+        dk = product(w_s.at[:, part(c)], R_s.at[part(c)].T, dk)
+      dk *= hopper.along_rows(jnp.exp2(total - G_i), BLOCK)
+      dbeta = hopper.sum_of_rows(dk * _load(k_s))
+      dk *= hopper.along_rows(beta_i, BLOCK)
+      written = dbeta * beta_i
+
+      # What tokens of the chunk read of each other.
+      plgpu.barrier_wait(values_arrived)
+      dP = product(do_s, w_s.T) * (share * scale)
+      Y = dP * product(q_s, k_s.T)
+      pairs_q[...] = (dP * hopper.along_cols(beta_j, CHUNK)).astype(bf16)
+      dM = product(dv_s, w_s.T) * jnp.where(i > j, -share, 0.0)
+      pl.when(more)(lambda: fetch_w(step + 1))
+      Y += dM * product(k_s, k_s.T)
+      pairs_k[...] = (dM * hopper.along_cols(beta_j, CHUNK)).astype(bf16)
+      sums[...] = hopper.sum_of_cols(Y)
+      plgpu.commit_smem()
+      column_sums = plgpu.load(sums, layout=hopper.ROWS)
+      read = hopper.sum_of_rows(Y * hopper.along_cols(beta_j, CHUNK))
+      read -= column_sums * beta_i
+      dbeta_ref.at[b, head, block, n][...] = dbeta + column_sums
+      dk = product(pairs_q.T, q_s, dk)
+      dk = product(pairs_k, k_s, dk)
+      dk = product(pairs_k.T, k_s, dk)
+
+      # What is read of the state before.
+      since = jnp.exp2(G_i)
+      reads = product(dv_s, S_s) * hopper.along_rows(-since, BLOCK)
+      read += hopper.sum_of_rows(reads * _load(k_s))
+      pairs_k[...] = (dk + reads).astype(bf16)
+      dq = product(do_s, S_s) * hopper.along_rows(since * scale, BLOCK)
+      pl.when(more)(lambda: fetch_S(step + 1))
+      read += hopper.sum_of_rows(dq * _load(q_s))
+      dq = product(pairs_q, k_s, dq)
+      pairs_q[...] = dq.astype(bf16)
+      plgpu.commit_smem()
+      plgpu.copy_smem_to_gmem(pairs_q, dq_ref.at[b, tokens(n), head, columns])
+      plgpu.copy_smem_to_gmem(pairs_k, dk_ref.at[b, tokens(n), head, columns])
+
+      dg = jnp.where(i >= j, hopper.along_rows(read, CHUNK), hopper.along_rows(written, CHUNK))
+      dg = hopper.sum_of_cols(dg + hopper.along_rows(z, CHUNK))
+      dg_ref.at[b, head, block, n][...] = dg
+
+      R *= hopper.along_rows(_row(jnp.exp2(total)), depth)
+      since = hopper.along_cols(jnp.exp2(G_j), BLOCK)
+      R = product((_load(q_s.T) * (since * scale)).astype(bf16), do_s, R)
+      R = product((_load(k_s.T) * -since).astype(bf16), dv_s, R)
+
+      @pl.when(more)
+      def _():
+        fetch_keys(step + 1)
+        fetch_values(step + 1)
+
+      return R
+
+    if state is None:
+      R = plgpu.layout_cast(jnp.zeros((BLOCK, depth), f32), hopper.TILE)
+    else:
+      after = state_ref.at[batch, head, columns]
+      R = plgpu.load(after, layout=hopper.TILE, optimized=False)
+    jax.lax.fori_loop(0, count, chunk, R)
+    plgpu.wait_smem_to_gmem(0)
+
+  by_token = jax.ShapeDtypeStruct((B, H, blocks, N, CHUNK), f32)
+  run = plgpu.kernel(
+    program,
+    out_type=(
+      jax.ShapeDtypeStruct(k.shape, bf16),
+      jax.ShapeDtypeStruct(k.shape, bf16),
+      by_token,
+      by_token,
+    ),
+    grid=(B * P, H, blocks),
+    grid_names=("batch", "head", "block"),
+    scratch_types=[
+      hopper.tiles((CHUNK, BLOCK), bf16, K),
+      hopper.tiles((CHUNK, BLOCK), bf16, K),
+      hopper.tiles((CHUNK, depth), bf16, V),
+      hopper.tiles((CHUNK, depth), bf16, V),
+      hopper.tiles((CHUNK, depth), bf16, V),
+      hopper.tiles((depth, BLOCK), bf16, BLOCK),
+      hopper.tiles((max(depth, 2 * CHUNK), BLOCK), bf16, K),
+      *[plgpu.SMEM((CHUNK,), f32)] * 5,
+      plgpu.Barrier(num_arrivals=6),
+      plgpu.Barrier(num_arrivals=2),
+      plgpu.Barrier(),
+      plgpu.Barrier(),
+    ],
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name="gated_delta_rule_keys",
+    interpret=interpret or None,
+  )
+  return run(*arrays)
+
+
+def _solved(product, x, T):
+  """x + x T. T is in float16, as is x, each of its rows scaled to at most 1."""
+  largest = plgpu.layout_cast(jnp.max(jnp.abs(x), axis=1), hopper.ROWS)
+  largest = jnp.maximum(largest, 1e-30)
+  scaled = x * hopper.along_rows(1 / largest, x.shape[1])
+  return x + product(scaled.astype(f16), T) * hopper.along_rows(largest, x.shape[1])
