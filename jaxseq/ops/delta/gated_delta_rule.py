@@ -15,6 +15,7 @@ arXiv:2406.06484, sec. 3.2; Gated DeltaNet, sec. 3.3).
 """
 
 import jax.numpy as jnp
+from jaxseq_kernels import gated_delta_rule as kernel
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
@@ -109,6 +110,7 @@ def chunk(q, k, v, g, beta, *, mask):
 
 
 IMPLEMENTATIONS = {
+  "pallas_gpu": chunks.by_kernel(kernel, "BTH", "BTH", backend="gpu"),
   "chunked": Form(chunked),
   "pallas_gpu_step": chunks.by_step("log_decay", "beta"),
   "recurrent": Form(recurrent),

@@ -60,7 +60,9 @@ def fused(
     state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
   pieces = PROGRAMS // (B * H * (up(max(K, V), 64) // 64))
   pieces = max(1, min(pieces, N // 4))
-  o, last = vjp.scan(q, k, v, *map(by_chunk, (g, beta)), state, scale, pieces, interpret)
+  o, last = vjp.scan(
+    q, k, v, *map(by_chunk, (g, beta)), state, scale, pieces, interpret
+  )
   return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
 

@@ -114,7 +114,11 @@ def _inverse(ctx, N, N_s, X_s):
   del ctx
   N.store_untiled(N_s, optimized=False)
   utils = mosaic.utils
-  f32, i32, index = ir.F32Type.get(), ir.IntegerType.get_signless(32), ir.IndexType.get()
+  f32, i32, index = (
+    ir.F32Type.get(),
+    ir.IntegerType.get_signless(32),
+    ir.IndexType.get(),
+  )
   four = ir.VectorType.get([4], f32)
   at = lambda n: utils.c(n, index)
   utils.warpgroup_barrier()
@@ -235,7 +239,9 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       n_ = w * hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
       if q is not None:
         plgpu.barrier_wait(q_arrived)
-        share = hopper.along_rows(plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale, CHUNK) - hopper.along_cols(G, CHUNK)
+        share = hopper.along_rows(
+          plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale, CHUNK
+        ) - hopper.along_cols(G, CHUNK)
         scores = product(q_s, k.T) * jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
         o = product(S_b, q_s.T) * hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
         pl.when(step + 1 < count)(lambda: fetch_q(step + 1))
@@ -430,7 +436,24 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     del refs[:8]
     state_ref = None if state is None else refs.pop(0)
     dq_ref, dk_ref, dg_ref, dbeta_ref = refs[:4]
-    q_s, k_s, do_s, dv_s, w_s, S_s, R_s, G_rows, G_cols, beta_rows, beta_cols, sums, arrived, values_arrived, w_arrived, S_arrived = refs[4:]
+    (
+      q_s,
+      k_s,
+      do_s,
+      dv_s,
+      w_s,
+      S_s,
+      R_s,
+      G_rows,
+      G_cols,
+      beta_rows,
+      beta_cols,
+      sums,
+      arrived,
+      values_arrived,
+      w_arrived,
+      S_arrived,
+    ) = refs[4:]
 
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     block = jax.lax.axis_index("block")
@@ -537,7 +560,9 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       plgpu.copy_smem_to_gmem(pairs_q, dq_ref.at[b, tokens(n), head, columns])
       plgpu.copy_smem_to_gmem(pairs_k, dk_ref.at[b, tokens(n), head, columns])
 
-      dg = jnp.where(i >= j, hopper.along_rows(read, CHUNK), hopper.along_rows(written, CHUNK))
+      dg = jnp.where(
+        i >= j, hopper.along_rows(read, CHUNK), hopper.along_rows(written, CHUNK)
+      )
       dg = hopper.sum_of_cols(dg + hopper.along_rows(z, CHUNK))
       dg_ref.at[b, head, block, n][...] = dg
 

@@ -1,18 +1,22 @@
-"""The GPU kernels against the recurrence: interpreted, or on a GPU as they are."""
+"""The GPU kernels against their recurrences: interpreted, or on a GPU as they are."""
+
+import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
-from jaxseq_kernels import scalar_decay
-from jaxseq_kernels.scalar_decay import reference
 
 from jaxseq import ops
 
 pytest.importorskip("jax.experimental.pallas.mosaic_gpu")
 
 ON_GPU = jax.default_backend() == "gpu"
+GATES = {  # By op, the arrays that follow q, k and v.
+  "scalar_decay": ("scalar",),
+  "gated_delta_rule": ("scalar", "beta"),
+}
 CASES = {
   "odd": dict(T=150, H=2, K=64, V=64),
   "two pieces": dict(T=530, K=32, V=96, stateful=True),
@@ -24,24 +28,36 @@ ON_DEVICE = {
   "wide": dict(B=1, T=777, H=2, K=256, V=256, stateful=True, packed=True),
   "long": dict(B=1, T=4000, H=2, K=128, V=64, stateful=True, extreme=True),
 }
+each_op = pytest.mark.parametrize("op", GATES)
 
 
-def draw(B=1, T=64, H=1, K=64, V=64, *, stateful=False, packed=False, extreme=False):
+def package(op):
+  return importlib.import_module(f"jaxseq_kernels.{op}")
+
+
+def draw(
+  op, B=1, T=64, H=1, K=64, V=64, *, stateful=False, packed=False, extreme=False
+):
+  """The arrays, starts, valid tokens, and gradients of output and state."""
   rng = np.random.default_rng(0)
-  bf16 = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.bfloat16)
   f32 = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-  q, k, v = bf16(B, T, H, K), bf16(B, T, H, K), bf16(B, T, H, V)
+  bf16 = lambda *shape: f32(*shape).astype(jnp.bfloat16)
+  q, k, v = bf16(B, T, H, K), f32(B, T, H, K), bf16(B, T, H, V)
+  k = (k / jnp.linalg.norm(k, axis=-1, keepdims=True)).astype(jnp.bfloat16)
   g = 0.2 * jax.nn.log_sigmoid(f32(B, T, H))
+  beta = 2 * jax.nn.sigmoid(f32(B, T, H))
   if extreme:
     kind = rng.random(g.shape)
     g = jnp.where(kind < 0.05, -200.0, jnp.where(kind < 0.3, 0.0, g))
+    beta = jnp.where(kind > 0.8, 0.0, beta)
+  gates = dict(scalar=g, beta=beta)
   state = f32(B, H, K, V) if stateful else None
   starts = valid = None
   if packed:
     valid = rng.random((B, T)) > 0.05
     starts = jnp.asarray(valid & (rng.random((B, T)) < 0.03))
   gradients = bf16(B, T, H, V), f32(B, H, K, V)
-  return (q, k, v, g, state), starts, valid, gradients
+  return (q, k, v, *(gates[x] for x in GATES[op]), state), starts, valid, gradients
 
 
 def interpreter():
@@ -70,21 +86,23 @@ def error(got, want):
   return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
+@each_op
 @pytest.mark.parametrize("case", [*CASES, *(ON_DEVICE if ON_GPU else ())])
-def test_values_and_gradients_are_those_of_the_recurrence(case):
-  arrays, starts, valid, gradients = draw(**(CASES | ON_DEVICE)[case])
-  fused = lambda *x: scalar_decay.fused(
+def test_values_and_gradients_are_those_of_the_recurrence(op, case):
+  arrays, starts, valid, gradients = draw(op, **(CASES | ON_DEVICE)[case])
+  fused = lambda *x: package(op).fused(
     *x, starts, valid, scale=0.7, backend="gpu", interpret=interpreter()
   )
   got = value_and_gradients(fused, arrays, gradients)
 
-  q, _, v, _, state = arrays
+  q, _, v, *_ = arrays
   never = jnp.zeros(q.shape[:2], bool)
   zeros = jnp.zeros((q.shape[0], q.shape[2], q.shape[3], v.shape[3]))
+  forward = importlib.import_module(f"jaxseq_kernels.{op}.reference").forward
   with jax.enable_x64(True):
     wide = [None if x is None else x.astype(jnp.float64) for x in arrays]
-    slow = lambda q, k, v, g, state: reference.forward(
-      *(q, k, v, g, zeros.astype(jnp.float64) if state is None else state),
+    slow = lambda *x: forward(
+      *(*x[:-1], zeros.astype(jnp.float64) if x[-1] is None else x[-1]),
       *(never if starts is None else starts, ~never if valid is None else valid),
       scale=0.7,
     )
@@ -93,64 +111,64 @@ def test_values_and_gradients_are_those_of_the_recurrence(case):
     assert error(a, b) < 5e-3  # bfloat16 keeps 4e-3.
 
 
-def test_documents_in_a_row_are_as_if_alone():
-  (q, k, v, g, _), *_ = draw(T=192)
+@each_op
+def test_documents_in_a_row_are_as_if_alone(op):
+  (*arrays, _), *_ = draw(op, T=192)
   lengths = (70, 58, 64)
   ids = jnp.repeat(jnp.arange(1, 4), jnp.asarray(lengths), total_repeat_length=192)
   starts = jnp.zeros((1, 192), bool).at[0, np.cumsum(lengths)[:2]].set(True)
   run = jax.jit(
-    lambda starts, *x: scalar_decay.fused(
+    lambda starts, *x: package(op).fused(
       *x, None, starts, None, scale=1.0, backend="gpu", interpret=interpreter()
     )[0]
   )
-  together = run(starts, q, k, v, g)
+  together = run(starts, *arrays)
   for document in (1, 2, 3):
     (mine,) = np.nonzero(np.asarray(ids == document))
     alone = lambda x, mine=mine: jnp.zeros_like(x).at[:, : len(mine)].set(x[:, mine])
-    want = run(jnp.zeros_like(starts), *map(alone, (q, k, v, g)))[:, : len(mine)]
+    want = run(jnp.zeros_like(starts), *map(alone, arrays))[:, : len(mine)]
     assert error(together[:, mine].astype(jnp.float32), want.astype(jnp.float32)) < 3e-3
 
 
+@each_op
 @pytest.mark.parametrize("K,V", [(128, 128), (64, 256)])
-def test_it_lowers_for_a_hopper_gpu_forward_and_backward(K, V):
+def test_it_lowers_for_a_hopper_gpu_forward_and_backward(op, K, V):
   def loss(*x):
-    fused = scalar_decay.fused(*x, None, None, None, scale=1.0, backend="gpu")
+    fused = package(op).fused(*x, None, None, None, scale=1.0, backend="gpu")
     return sum(jnp.sum(y.astype(jnp.float32)) for y in fused)
 
-  shape = lambda *s, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(s, dtype)
-  q, v = shape(1, 4096, 16, K), shape(1, 4096, 16, V)
+  (*arrays, _), *_ = jax.eval_shape(lambda: draw(op, 1, 4096, 16, K, V))
   device = AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
   mesh = AbstractMesh((1,), ("x",), abstract_device=device)
   unchecked = [jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")]
   with jax.sharding.use_abstract_mesh(mesh):
-    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
+    run = jax.jit(jax.grad(loss, argnums=tuple(range(len(arrays)))))
     program = jax.export.export(run, platforms=["cuda"], disabled_checks=unchecked)
-    text = program(q, q, v, shape(1, 4096, 16, dtype=jnp.float32)).mlir_module()
-  for name in ("scan", "ends", "queries", "keys"):
-    assert f"scalar_decay_{name}" in text
+    text = program(*arrays).mlir_module()
+  assert text.count(f"{op}_") > 3
 
 
-def test_it_says_what_it_cannot_take():
-  x = jnp.zeros((1, 8, 1, 64), jnp.bfloat16)
-  g = jnp.zeros((1, 8, 1))
-  refuse = lambda q, scale=1.0: scalar_decay.refusal(
-    q, x, x, g, None, None, None, scale=scale, backend="gpu"
+@each_op
+def test_it_says_what_it_cannot_take(op):
+  (q, k, v, *gates, _), *_ = draw(op, T=8)
+  refuse = lambda q, scale=1.0: package(op).refusal(
+    q, k, v, *gates, None, None, None, scale=scale, backend="gpu"
   )
-  assert refuse(x) is None
-  assert "bfloat16" in refuse(x.astype(jnp.float32))
+  assert refuse(q) is None
+  assert "bfloat16" in refuse(q.astype(jnp.float32))
   assert "at most 256" in refuse(jnp.zeros((1, 8, 1, 512), jnp.bfloat16))
-  assert "positive" in refuse(x, scale=-1.0)
+  assert "positive" in refuse(q, scale=-1.0)
 
 
+@each_op
 @pytest.mark.skipif(ON_GPU, reason="there the kernel runs")
-def test_without_a_gpu_it_refuses_by_name_and_gives_way_to_chunks():
-  x = jnp.ones((1, 16, 1, 64), jnp.bfloat16)
-  g = jnp.zeros((1, 16, 1))
+def test_without_a_gpu_it_refuses_by_name_and_gives_way_to_chunks(op):
+  (*arrays, _), *_ = draw(op, T=16)
+  run = getattr(ops, op)
   with pytest.raises(NotImplementedError, match="needs a GPU, not cpu"):
-    ops.scalar_decay(x, x, x, g, implementation="pallas_gpu")
-  got, _ = ops.scalar_decay(x, x, x, g)
-  want, _ = ops.scalar_decay(x, x, x, g, implementation="chunked")
-  np.testing.assert_array_equal(got, want)
+    run(*arrays, implementation="pallas_gpu")
+  for a, b in zip(run(*arrays), run(*arrays, implementation="chunked"), strict=True):
+    np.testing.assert_array_equal(a, b)
 
 
 def test_a_gpu_that_is_no_hopper_gets_chunks_and_a_warning():
@@ -163,16 +181,17 @@ def test_a_gpu_that_is_no_hopper_gets_chunks_and_a_warning():
   assert "pallas_call" not in text and "scan" in text
 
 
+@each_op
 @pytest.mark.gpu
 @pytest.mark.skipif(not ON_GPU, reason="needs a Hopper GPU")
-def test_auto_takes_the_kernel_and_it_repeats_bit_by_bit():
-  (q, k, v, g, state), _, _, gradients = draw(2, 512, 4, 128, 128, stateful=True)
+def test_auto_takes_the_kernel_and_it_repeats_bit_by_bit(op):
+  arrays, _, _, gradients = draw(op, 2, 512, 4, 128, 128, stateful=True)
 
   def run(implementation):
-    form = lambda q, k, v, g, S: ops.scalar_decay(
-      q, k, v, g, initial_state=S, implementation=implementation
+    form = lambda *x: getattr(ops, op)(
+      *x[:-1], initial_state=x[-1], implementation=implementation
     )
-    return value_and_gradients(form, (q, k, v, g, state), gradients)
+    return value_and_gradients(form, arrays, gradients)
 
   for a, b in zip(run("auto"), run("pallas_gpu"), strict=True):
     np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
