@@ -1,3 +1,39 @@
+"""GPU scans for Hopper, by Mosaic GPU, for the delta rule with a scalar decay.
+
+Of a chunk of C tokens, with G the sums of log decays from its start, s the scale, S the
+state before it and D_ij = exp2(G_i - G_j) for j <= i,
+
+    y = v - exp2(G) k S                 the values, less what is known of them
+    w = (I + T) y                       less what the chunk itself has stored
+    o = s exp2(G) q S + P n             n = beta w, P = s (q k^T * D)
+    S' = exp2(G_C) S + (exp2(G_C - G) k)^T n
+
+where I + T is the inverse of I + M, M = beta_j (k k^T * D)_ij for j < i. First
+`inverses` finds all T. They are in float16, finer than bfloat16: for keys of length 1
+at most and beta <= 2 no entry exceeds 2. Then `scan`: a program, one warpgroup, walks over
+the chunks of a piece of a head's sequence, for 64 columns of the values. It keeps the
+state, transposed, in registers, where it is the left operand of products, as are y and
+n; the copies of later chunks are under way while it works on one.
+
+Backwards in time, with R the gradient of the state after the chunk,
+
+    dn = P^T do + exp2(G_C - G) k R
+    dv = (I + T)^T (beta dn)            dw = dv
+    dS = exp2(G_C) R + (s exp2(G) q)^T do - (exp2(G) k)^T dv
+
+which `values` does for 64 columns of the values, and again `keys` for 64 of the keys,
+with dv, w and S known:
+
+    dP = do w^T * s D beta_j            dM = -dv w^T * D beta_j,   j < i
+    dq = s exp2(G) do S^T + dP k
+    dk = -exp2(G) dv S^T + dM k + dP^T q + dM^T k + exp2(G_C - G) n R^T
+
+The gradients of the gates are sums of products of these parts of dq and dk with q and
+k: that of beta_j what comes to k_j from later tokens, over beta_j; that of g_t what passes
+from before t to t or after it. All within a chunk: what passes it wholly is
+exp2(G_C) <S, R>, so that no small difference of large sums is ever taken.
+"""
+
 import math
 
 import jax
@@ -29,6 +65,14 @@ def _load(ref):
 
 
 def inverses(k, g, beta, *, interpret=False):
+  """T [B, H, N, CHUNK, CHUNK] in float16, and the sums G [B, H, N, CHUNK] of g.
+
+  Args:
+    k: [B, T, H, K] bfloat16; T a multiple of 8, K and V of 64.
+    g: [B, H, N, CHUNK] float32, binary logarithms of decays, at least -150; 0 for a
+      token that is not there. N = ceil(T / CHUNK).
+    beta: As g.
+  """
   B, length, H, K = k.shape
   N, depth = g.shape[2], _up(K)
   product = hopper.plain_product if interpret else hopper.product
@@ -42,7 +86,8 @@ def inverses(k, g, beta, *, interpret=False):
     k_s, N_s, T_s, g_s, beta_s, sums, arrived = (x.at[group] for x in refs)
     b, head, part = (jax.lax.axis_index(name) for name in ("batch", "head", "part"))
     first = part * span + group
-    count = jnp.clip(jax.lax.div(jnp.minimum(N - part * span, span) - group + groups - 1, groups), 0)
+    left = jnp.minimum(N - part * span, span) - group
+    count = jnp.maximum(jax.lax.div(left + groups - 1, groups), 0)
     all_keys = pl.ds(head * 0, depth)  # What is beyond the array's end arrives as 0.
 
     def fetch(step):
@@ -127,8 +172,8 @@ def _plain_inverse(N):
 def _inverse(ctx, N, N_s, T_s):
   """T = (I - N)^-1 - I for strictly lower N, of which the transpose is given.
 
-  The halves of the diagonal first, A and B of [[A, 0], [M, B]]: thread c of a warp finds
-  column c of the inverse, from the top to the bottom. As soon as an entry is known, its
+  The halves of the diagonal first, A and B of [[A, 0], [M, B]]: thread c of a warp
+  finds column c of the inverse, from the top to the bottom. As soon as an entry is known, its
   share goes into all the entries below. They are in registers; the factors come from
   shared memory, the same for all threads. Then B^-1 M A^-1, eight rows a warp. All in
   float32, in the place of N.
@@ -136,7 +181,8 @@ def _inverse(ctx, N, N_s, T_s):
   del ctx
   N.store_untiled(N_s, optimized=False)
   utils, half = mosaic.utils, CHUNK // 2
-  f32, i32, index = ir.F32Type.get(), ir.IntegerType.get_signless(32), ir.IndexType.get()
+  f32, i32 = ir.F32Type.get(), ir.IntegerType.get_signless(32)
+  index = ir.IndexType.get()
   at = lambda n: utils.c(n, index)
   add, multiply = arith.addi, arith.muli
   zero = utils.c(0.0, f32)
@@ -199,11 +245,34 @@ def _inverse(ctx, N, N_s, T_s):
 
 
 def scan(q, k, v, G, beta, T, state, *, scale, keep=False, interpret=False):
+  """Outputs and last states.
+
+  Args:
+    q: [B, T, H, K] bfloat16.
+    k: [B, T, H, K].
+    v: [B, T, H, V].
+    G: From `inverses`, as T.
+    beta: ...
+    T: ...
+    state: [B P, H, V', K'] float32 before each of P pieces, V' and K' being V and K
+      padded to multiples of 64. Or None, for one piece and zeros.
+    scale: Positive.
+    keep: Whether to return what the gradients need.
+
+  Returns:
+    o [B, T, H, V] bfloat16 and the states after each piece, as those before. Then, if
+    kept, w [B, T, H, V] and the states before each chunk [B, H, N, V', K'], bfloat16.
+  """
   last, *outs = _walk(q, k, v, G, beta, T, state, 1, scale, keep, interpret)
   return outs[0], last, *outs[1:]
 
 
 def maps(k, v, G, beta, T, *, pieces, interpret=False):
+  """What several pieces make of a state: S' = M S + W.
+
+  Returns:
+    W [B, P, H, V', K'] and M [B, P, H, K', K'], both transposed.
+  """
   (last,) = _walk(None, k, v, G, beta, T, None, pieces, 1, False, interpret)
   last = last.reshape(-1, pieces, *last.shape[1:])
   width = _up(v.shape[-1])
@@ -367,6 +436,22 @@ def _row(x):
 
 
 def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=False):
+  """dv, and the gradients of the states before each piece.
+
+  Args:
+    q: As k, G, beta, T and scale, of `scan`.
+    k: ...
+    do: [B, T, H, V].
+    G: ...
+    beta: ...
+    T: ...
+    state: Gradients of the states after each piece, or None for zeros.
+    scale: ...
+    pieces: If given, that many begin with zeros, and there is no dv.
+
+  Returns:
+    The states, [B P, H, V', K'] float32; dv as v.
+  """
   B, length, H, K = k.shape
   V, N = do.shape[-1], G.shape[2]
   ends = pieces is not None
@@ -476,6 +561,20 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
 
 
 def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
+  """dq, dk, and dg and dbeta by blocks of K, [B, H, K' / 64, N, CHUNK].
+
+  Args:
+    q: As k, do, G, beta and scale, of `values`.
+    k: ...
+    do: ...
+    dv: From `values`.
+    w: From `scan`, as S.
+    G: ...
+    beta: ...
+    S: ...
+    state: [B P, H, K', V'] float32, gradients of the states after each piece.
+    scale: ...
+  """
   B, length, H, K = k.shape
   V, N = do.shape[-1], G.shape[2]
   P = 1 if state is None else state.shape[0] // B
