@@ -1,8 +1,8 @@
 """The scan made differentiable.
 
-The forward pass leaves, for each chunk, the inverse T, w and the state before. Backwards,
-a first scan gives dv and the gradient of the state; a second, for blocks of the keys, all
-the rest (`pallas_gpu` has the equations).
+The forward pass leaves, for each chunk, the inverse T, w and the state before it.
+Backwards, a first scan gives dv and the gradient of the state; a second, for blocks of
+the keys, all the rest (`pallas_gpu` has the equations).
 
 A sequence is cut into pieces where its heads are too few to fill the device. A piece is
 a map of the state, S' = M S + W. A first scan gives M and W, and thereby the states
