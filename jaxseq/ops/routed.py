@@ -137,7 +137,7 @@ def by_token(update, inputs: Inputs):
 
 def by_chunk(chunk, inputs: Inputs):
   """The chunked form of `chunk(q, k, v, *gates, mask) -> chunks.Affine`."""
-  q, k, v, gates, S, valid, _ = inputs.slots
+  q, k, v, gates, S, valid, *_ = inputs.slots
   size = chunks.size_for(q.shape[1])
   at = streams(inputs.route, inputs.document, S.shape[1], size)
   count = at.state.shape[1]

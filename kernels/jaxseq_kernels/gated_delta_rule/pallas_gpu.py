@@ -11,9 +11,9 @@ state before it and D_ij = exp2(G_i - G_j) for j <= i,
 where I + T is the inverse of I + M, M = beta_j (k k^T * D)_ij for j < i. First
 `inverses` finds all T. They are in float16, finer than bfloat16: for keys of length 1
 at most and beta <= 2 no entry exceeds 2. Then `scan`: a program, one warpgroup, walks
-over the chunks of a piece of a head's sequence, for 64 columns of the values. It keeps the
-state, transposed, in registers, where it is the left operand of products, as are y and
-n; the copies of later chunks are under way while it works on one.
+over the chunks of a piece of a head's sequence, for 64 columns of the values. It keeps
+the state, transposed, in registers, where it is the left operand of products, as are y
+and n; the copies of later chunks are under way while it works on one.
 
 Backwards in time, with R the gradient of the state after the chunk,
 
@@ -174,10 +174,10 @@ def _inverse(ctx, N, N_s, T_s):
   """T = (I - N)^-1 - I for strictly lower N, of which the transpose is given.
 
   The halves of the diagonal first, A and B of [[A, 0], [M, B]]: thread c of a warp
-  finds column c of the inverse, from the top to the bottom. As soon as an entry is known,
-  its share goes into all the entries below. They are in registers; the factors come from
-  shared memory, the same for all threads. Then B^-1 M A^-1, eight rows a warp. All in
-  float32, in the place of N.
+  finds column c of the inverse, from the top to the bottom. As soon as an entry is
+  known, its share goes into all the entries below. They are in registers; the factors
+  come from shared memory, the same for all threads. Then B^-1 M A^-1, eight rows a
+  warp. All in float32, in the place of N.
   """
   del ctx
   N.store_untiled(N_s, optimized=False)
