@@ -10,10 +10,10 @@ state before it and D_ij = exp2(G_i - G_j) for j <= i,
 
 where I + T is the inverse of I + M, M = beta_j (k k^T * D)_ij for j < i. First
 `inverses` finds all T. They are in float16, finer than bfloat16: for keys of length 1
-at most and beta <= 2 no entry exceeds 2. Then `scan`: a program, one warpgroup, walks over
-the chunks of a piece of a head's sequence, for 64 columns of the values. It keeps the
-state, transposed, in registers, where it is the left operand of products, as are y and
-n; the copies of later chunks are under way while it works on one.
+at most and beta <= 2 no entry exceeds 2. Then `scan`: a program, one warpgroup, walks
+over the chunks of a piece of a head's sequence, for 64 columns of the values. It keeps
+the state, transposed, in registers, where it is the left operand of products, as are y
+and n; the copies of later chunks are under way while it works on one.
 
 Backwards in time, with R the gradient of the state after the chunk,
 
@@ -29,8 +29,8 @@ with dv, w and S known:
     dk = -exp2(G) dv S^T + dM k + dP^T q + dM^T k + exp2(G_C - G) n R^T
 
 The gradients of the gates are sums of products of these parts of dq and dk with q and
-k: that of beta_j what comes to k_j from later tokens, over beta_j; that of g_t what passes
-from before t to t or after it. All within a chunk: what passes it wholly is
+k: that of beta_j what comes to k_j from later tokens, over beta_j; that of g_t what
+passes from before t to t or after it. All within a chunk: what passes it wholly is
 exp2(G_C) <S, R>, so that no small difference of large sums is ever taken.
 """
 
@@ -42,11 +42,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.mosaic import gpu as mosaic
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import arith, math as mlir_math, memref, nvvm, vector
+from jaxlib.mlir.dialects import arith, memref, nvvm, vector
+from jaxlib.mlir.dialects import math as mlir_math
 
 from jaxseq_kernels import hopper
 
-__all__ = ["BLOCK", "CHUNK", "inverses", "keys", "scan", "values"]
+__all__ = ["BLOCK", "CHUNK", "inverses", "keys", "maps", "scan", "values"]
 
 CHUNK = 64  # Tokens.
 BLOCK = 64  # Columns of the values, or of the keys, that a program has.
@@ -76,8 +77,8 @@ def inverses(k, g, beta, *, interpret=False):
   B, length, H, K = k.shape
   N, depth = g.shape[2], _up(K)
   product = hopper.plain_product if interpret else hopper.product
-  groups = 4 if depth <= 128 else 2  # As many as shared memory has room for.
-  groups = 1 if interpret else groups
+  # As many as shared memory has room for; one in the interpreter, for its speed.
+  groups = 1 if interpret else 4 if depth <= 128 else 2
   span = min(N, 32)  # Chunks of a program.
 
   def program(k_ref, g_ref, beta_ref, T_ref, G_ref, *refs):
@@ -173,10 +174,10 @@ def _inverse(ctx, N, N_s, T_s):
   """T = (I - N)^-1 - I for strictly lower N, of which the transpose is given.
 
   The halves of the diagonal first, A and B of [[A, 0], [M, B]]: thread c of a warp
-  finds column c of the inverse, from the top to the bottom. As soon as an entry is known, its
-  share goes into all the entries below. They are in registers; the factors come from
-  shared memory, the same for all threads. Then B^-1 M A^-1, eight rows a warp. All in
-  float32, in the place of N.
+  finds column c of the inverse, from the top to the bottom. As soon as an entry is
+  known, its share goes into all the entries below. They are in registers; the factors
+  come from shared memory, the same for all threads. Then B^-1 M A^-1, eight rows a warp.
+  All in float32, in the place of N.
   """
   del ctx
   N.store_untiled(N_s, optimized=False)
