@@ -176,7 +176,7 @@ def _inverse(ctx, N, N_s, T_s):
   The halves of the diagonal first, A and B of [[A, 0], [M, B]]: thread c of a warp
   finds column c of the inverse, from the top to the bottom. As soon as an entry is
   known, its share goes into all the entries below. They are in registers; the factors
-  come from shared memory, the same for all threads. Then B^-1 M A^-1, eight rows a warp.
+  come from shared memory, the same for all threads. Then B^-1 M A^-1, 8 rows a warp.
   All in float32, in the place of N.
   """
   del ctx
