@@ -18,9 +18,9 @@ LOWEST = -150.0  # The binary logarithm of nothing, in float32.
 def fused(
   q, k, v, log_decay, beta, state, starts, valid, *, scale, backend, interpret=False
 ):
-  """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, o_t = s S_t^T q_t
+  """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T.
 
-  Differentiable.
+  And o_t = s S_t^T q_t. Differentiable.
 
   Args:
     q: [B, T, H, K] bfloat16.

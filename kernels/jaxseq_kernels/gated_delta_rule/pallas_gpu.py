@@ -47,7 +47,7 @@ from jaxlib.mlir.dialects import math as mlir_math
 
 from jaxseq_kernels import hopper
 
-__all__ = ["BLOCK", "CHUNK", "inverses", "keys", "scan", "values"]
+__all__ = ["BLOCK", "CHUNK", "inverses", "keys", "maps", "scan", "values"]
 
 CHUNK = 64  # Tokens.
 BLOCK = 64  # Columns of the values, or of the keys, that a program has.
@@ -77,8 +77,8 @@ def inverses(k, g, beta, *, interpret=False):
   B, length, H, K = k.shape
   N, depth = g.shape[2], _up(K)
   product = hopper.plain_product if interpret else hopper.product
-  groups = 4 if depth <= 128 else 2  # As many as shared memory has room for.
-  groups = 1 if interpret else groups
+  # As many as shared memory has room for; one in the interpreter, for its speed.
+  groups = 1 if interpret else 4 if depth <= 128 else 2
   span = min(N, 32)  # Chunks of a program.
 
   def program(k_ref, g_ref, beta_ref, T_ref, G_ref, *refs):
@@ -176,8 +176,8 @@ def _inverse(ctx, N, N_s, T_s):
   The halves of the diagonal first, A and B of [[A, 0], [M, B]]: thread c of a warp
   finds column c of the inverse, from the top to the bottom. As soon as an entry is
   known, its share goes into all the entries below. They are in registers; the factors
-  come from shared memory, the same for all threads. Then B^-1 M A^-1, eight rows a
-  warp. All in float32, in the place of N.
+  come from shared memory, the same for all threads. Then B^-1 M A^-1, 8 rows a warp.
+  All in float32, in the place of N.
   """
   del ctx
   N.store_untiled(N_s, optimized=False)

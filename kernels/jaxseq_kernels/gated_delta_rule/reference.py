@@ -7,9 +7,9 @@ __all__ = ["forward"]
 
 
 def forward(q, k, v, log_decay, beta, state, starts, valid, *, scale):
-  """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, o_t = s S_t^T q_t
+  """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T.
 
-  In the state's dtype.
+  And o_t = s S_t^T q_t. In the state's dtype.
 
   Args:
     q: [B, T, H, K].
