@@ -9,6 +9,7 @@ see `chunks.decayed_scores`.
 """
 
 import jax.numpy as jnp
+from jaxseq_kernels import diagonal_decay as kernel
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
@@ -94,6 +95,8 @@ def chunk(q, k, v, g, *, mask):
 
 IMPLEMENTATIONS = {
   "chunked": Form(chunked),
+  # Right in the interpreter and compiled; "auto" takes it once it has run on a GPU.
+  "pallas_gpu": chunks.by_kernel(kernel, "BTHK", backend="gpu"),
   "associative": Form(associative),
   "recurrent": Form(recurrent),
 }

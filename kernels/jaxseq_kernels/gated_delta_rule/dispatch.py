@@ -18,9 +18,9 @@ LOWEST = -150.0  # The binary logarithm of nothing, in float32.
 def fused(
   q, k, v, log_decay, beta, state, starts, valid, *, scale, backend, interpret=False
 ):
-  """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T.
+  """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, o = s S_t^T q_t.
 
-  And o_t = s S_t^T q_t. Differentiable.
+  Differentiable.
 
   Args:
     q: [B, T, H, K] bfloat16.
@@ -31,7 +31,7 @@ def fused(
     state: [B, H, K, V] float32, before the first token, or None for zeros.
     starts: [B, T] bool, where the state is dropped first, or None for nowhere.
     valid: [B, T] bool; other tokens read 0 and write nothing. None for all.
-    scale: Of the queries, s, positive.
+    scale: Of the queries, positive.
     backend: "gpu".
     interpret: True, or the parameters of Pallas's interpreter for the backend.
 
@@ -46,7 +46,7 @@ def fused(
   )
   N = -(-T // CHUNK)
   by_chunk = lambda x: pad(x, B, N * CHUNK, H).swapaxes(1, 2).reshape(B, H, N, CHUNK)
-  g, beta = jnp.zeros((B, T, H), jnp.float32), beta.astype(jnp.float32)
+  g, beta = jnp.zeros((B, T, H)), beta.astype(jnp.float32)
   if log_decay is not None:
     g = jnp.maximum(log_decay.astype(jnp.float32) * math.log2(math.e), LOWEST)
   if starts is not None:
@@ -60,8 +60,9 @@ def fused(
     state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
   pieces = PROGRAMS // (B * H * (up(max(K, V), 64) // 64))
   pieces = max(1, min(pieces, N // 4))
-  g, beta = map(by_chunk, (g, beta))
-  o, last = vjp.scan(q, k, v, g, beta, state, scale, pieces, interpret)
+  o, last = vjp.scan(
+    q, k, v, *map(by_chunk, (g, beta)), state, scale, pieces, interpret
+  )
   return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
 

@@ -7,9 +7,9 @@ __all__ = ["forward"]
 
 
 def forward(q, k, v, log_decay, beta, state, starts, valid, *, scale):
-  """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T.
+  """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, o = s S_t^T q_t.
 
-  And o_t = s S_t^T q_t. In the state's dtype.
+  In the state's dtype.
 
   Args:
     q: [B, T, H, K].
@@ -20,7 +20,7 @@ def forward(q, k, v, log_decay, beta, state, starts, valid, *, scale):
     state: [B, H, K, V], before the first token.
     starts: [B, T] bool, where the state is dropped first.
     valid: [B, T] bool; other tokens read 0 and write nothing.
-    scale: Of the queries, s.
+    scale: Of the queries.
 
   Returns:
     o [B, T, H, V] and the last state.

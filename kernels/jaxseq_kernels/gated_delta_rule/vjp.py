@@ -1,6 +1,6 @@
 """The scan made differentiable.
 
-The forward pass leaves, for each chunk, the inverse T, w and the state before it.
+The forward pass leaves, for each chunk, the inverse T, w and the state before.
 Backwards, a first scan gives dv and the gradient of the state; a second, for blocks of
 the keys, all the rest (`pallas_gpu` has the equations).
 
