@@ -38,7 +38,7 @@ __all__ = ["BLOCK", "CHUNK", "ends", "keys", "queries", "scan"]
 
 CHUNK = 64  # Tokens.
 BLOCK = 64  # Columns of the values that a program has.
-ANCHOR = 8  # Chunks from one state that is kept to the next.
+ANCHOR = 2  # Chunks from one state that is kept to the next.
 STAGES = 2  # Chunks that are copied ahead.
 
 
