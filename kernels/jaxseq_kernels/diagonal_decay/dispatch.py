@@ -12,7 +12,20 @@ WIDTH = 256  # The largest K and V: a state is [64, K] in a warpgroup's register
 PROGRAMS = 2 * 132  # That a Hopper GPU runs at a time.
 
 
-def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret=False):
+def fused(
+  q,
+  k,
+  v,
+  log_decay,
+  state,
+  starts,
+  valid,
+  bonus=None,
+  *,
+  scale,
+  backend,
+  interpret=False,
+):
   """S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T, o_t = scale S_t^T q_t, differentiable.
 
   Args:
@@ -23,6 +36,7 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
     state: [B, H, K, V] float32, before the first token, or None for zeros.
     starts: [B, T] bool, where the state is dropped first, or None for nowhere.
     valid: [B, T] bool; other tokens read 0 and write nothing. None for all.
+    bonus: [H, K], u of o_t = scale (S_{t-1} + diag(u) k_t v_t^T)^T q_t, or None.
     scale: Of the queries, positive.
     backend: "gpu".
     interpret: True, or the parameters of Pallas's interpreter for the backend.
@@ -30,6 +44,26 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
   Returns:
     o [B, T, H, V] in bfloat16 and the last state, [B, H, K, V] in float32.
   """
+  g = log_decay.astype(jnp.float32)
+  if valid is not None:  # Without q, k and decay a token neither reads nor writes.
+    q, k, g = (jnp.where(valid[..., None, None], x, 0) for x in (q, k, g))
+  if bonus is None:
+    return _scan(q, k, v, g, state, starts, scale, interpret)
+  # What a token finds is what the one before it leaves.
+  scores = jnp.sum(bonus * q * k.astype(jnp.float32), axis=-1)
+  if starts is not None:
+    q = jnp.where(starts[..., None, None], 0, q)
+  later = jnp.pad(q[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)))
+  past, last = _scan(later, k, v, g, state, starts, scale, interpret)
+  first = jnp.zeros_like(past[:, :1])
+  if state is not None:
+    first = scale * jnp.einsum("bhk,bhkv->bhv", q[:, 0], state)[:, None]
+  past = jnp.concatenate([first, past[:, :-1]], axis=1)
+  return (past + scale * scores[..., None] * v).astype(v.dtype), last
+
+
+def _scan(q, k, v, g, state, starts, scale, interpret):
+  """Pads, marks the documents of each chunk, and cuts into pieces."""
   B, T, H, K = q.shape
   V = v.shape[-1]
   up = lambda size, multiple: -(-size // multiple) * multiple
@@ -37,23 +71,23 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
     x, [(0, size - n) for n, size in zip(x.shape, sizes, strict=True)]
   )
   N = -(-T // CHUNK)
-  g = log_decay.astype(jnp.float32)
-  if valid is not None:  # Without q, k and decay a token neither reads nor writes.
-    q, k, g = (jnp.where(valid[..., None, None], x, 0) for x in (q, k, g))
   docs = jnp.zeros((B, T), bool) if starts is None else starts
   docs = jnp.cumsum(pad(docs, B, N * CHUNK).reshape(B, N, CHUNK), -1, jnp.float32)
   docs = jnp.broadcast_to(docs[:, :, None], (B, N, 2, CHUNK))
   # Zeros at the end do as little as tokens that are not there.
-  q, k, g = (pad(x, B, up(T, 8), H, up(K, 32)) for x in (q, k, g))
-  v = pad(v, B, up(T, 8), H, up(V, 32))
+  K_up, V_up = max(64, up(K, 32)), up(V, 64)
+  q, k, g = (pad(x, B, up(T, 8), H, K_up) for x in (q, k, g))
+  v = pad(v, B, up(T, 8), H, V_up)
   if state is not None:
-    state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
-  pieces = max(1, min(PROGRAMS // (B * H * (up(V, 64) // 64)), N // 4))
+    state = pad(state.swapaxes(2, 3), B, H, V_up, up(K, 64))
+  pieces = max(1, min(PROGRAMS // (B * H * (V_up // 64)), N // 4))
   o, last = vjp.scan(q, k, v, g, docs, state, scale, pieces, interpret)
   return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
 
-def refusal(q, k, v, log_decay, state, starts, valid, *, scale, backend) -> str | None:
+def refusal(
+  q, k, v, log_decay, state, starts, valid, bonus=None, *, scale, backend
+) -> str | None:
   """Why `fused` cannot take these arrays, or None."""
   for name, x in dict(q=q, k=k, v=v).items():
     if x.dtype != jnp.bfloat16:

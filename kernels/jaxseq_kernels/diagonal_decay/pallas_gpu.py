@@ -24,12 +24,15 @@ float16 (relative error 2^-12: an exponent e is off by at most 2^-12 e, a share 
 `scan`: grid [B P, H, V / 64]. A program, one warpgroup, walks over the chunks of a
 piece of a head's sequence, for 64 columns of the values; it keeps the state,
 transposed, in registers. Channels are taken 64 at a time, and the next but one are
-copied meanwhile.
+copied meanwhile. The programs of a head all make the same scores, whose cost is that of
+the exponentials: 7 for each token and channel. In reverse the scores are given, those
+that the scan forwards made.
 
 `gradients`: grid [B N, H, K / 64], a program for each chunk and 64 channels. It has the
 states before and after from two scans, and makes dq, dk and dg: through each exponent
 the gradient is q dq or k dk, and the transposed matrix of zeros and ones takes it to g.
-Nothing is summed beyond a chunk, and no pair of tokens that a decay is not between.
+Nothing is summed beyond a chunk, and no pair of tokens that a decay is not between;
+in the blocks of 8 such pairs cancel, exactly.
 """
 
 import math
@@ -53,30 +56,32 @@ LOWEST = -28.0  # LEAST times as much, and a factor of 2^16, are in a float's ra
 UNIT = 1024.0
 
 
-def scan(q, k, v, g, docs, state, *, scale, reverse=False, keep=False, interpret=False):
-  """Outputs and last states.
+def scan(q, k, v, g, docs, state, scores=None, *, scale, keep=False, interpret=False):
+  """Outputs and last states; with scores, in reverse.
 
   Args:
-    q: [B, T, H, K] bfloat16; T a multiple of 8, K and V of 32.
+    q: [B, T, H, K] bfloat16; T a multiple of 8, K of 32 and at least 64.
     k: [B, T, H, K].
-    v: [B, T, H, V].
+    v: [B, T, H, V]; V a multiple of 64.
     g: [B, T, H, K] float32, natural logarithms of decays.
     docs: [B, N, 2, CHUNK] float32, how many documents have started in the chunk up to
       and with a token; twice, as no buffer can be read in two layouts of registers.
       N = ceil(T / CHUNK).
-    state: [B P, H, V', K'] float32 before each of P pieces, V' and K' being V and K
-      padded to multiples of 64. Or None, for one piece and zeros.
+    state: [B P, H, V, K'] float32 before each of P pieces, K' being K padded to a
+      multiple of 64. Or None, for one piece and zeros.
+    scores: [B, H, N, CHUNK, CHUNK] bfloat16, A of the scan with q and k exchanged. This
+      one then goes from the last token to the first, each reading itself and those
+      after it; the decay of a pair of tokens is the same as forwards.
     scale: Of the outputs.
-    reverse: From the last token to the first, each reading itself and those after it;
-      the decay of a pair of tokens is the same as forwards.
-    keep: Also return the states before each chunk (after it, if reverse).
+    keep: Return more.
 
   Returns:
-    o [B, T, H, V] bfloat16, the states after each piece as those before, and if `keep`
-    [B, H, N, V', K'] bfloat16.
+    o [B, T, H, V] bfloat16 and the states after each piece as those before. If `keep`,
+    also [B, H, N, V, K'] bfloat16, the states before each chunk (after it, if in
+    reverse), and if not in reverse the scores.
   """
-  options = (state, scale, reverse, keep, interpret, None)
-  return _walk(q, k, v, g, docs, *options)
+  reverse = scores is not None
+  return _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, None)
 
 
 def ends(k, v, g, docs, *, pieces, reverse=False, interpret=False):
@@ -85,29 +90,26 @@ def ends(k, v, g, docs, *, pieces, reverse=False, interpret=False):
   Returns:
     The states after each piece, and [B P, H, K'] float32 binary logarithms.
   """
-  return _walk(None, k, v, g, docs, None, 1.0, reverse, False, interpret, pieces)
+  return _walk(None, k, v, g, docs, None, None, 1.0, reverse, False, interpret, pieces)
 
 
-def _walk(q, k, v, g, docs, state, scale, reverse, keep, interpret, pieces):
+def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, pieces):
   B, T, H, K = k.shape
   V, N = v.shape[-1], docs.shape[1]
   P = pieces or (1 if state is None else state.shape[0] // B)
-  blocks, width = -(-K // BLOCK), _up(V)
+  blocks = -(-K // BLOCK)
   bf16, f32 = jnp.bfloat16, jnp.float32
   reads = q is not None
 
   def program(*refs):
-    refs = list(refs)
-    q_ref = refs.pop(0) if reads else None
-    k_ref, v_ref, g_ref, docs_ref = refs[:4]
-    del refs[:4]
-    state_ref = None if state is None else refs.pop(0)
-    o_ref = refs.pop(0) if reads else None
-    last_ref = refs.pop(0)
-    totals_ref = None if reads else refs.pop(0)
-    kept_ref = refs.pop(0) if keep else None
-    q_s, k_s, g_s, v_s, gates_s, work_s, state_s, o_s, zero_s = refs[:9]
-    arrived, v_arrived = refs[9:]
+    refs = iter(refs)
+    take = lambda used=True: next(refs) if used else None
+    q_ref, k_ref, v_ref, g_ref, docs_ref = take(reads), take(), take(), take(), take()
+    state_ref, scores_ref = take(state is not None), take(scores is not None)
+    o_ref, last_ref, totals_ref = take(reads), take(), take(not reads)
+    kept_ref, made_ref = take(keep), take(keep and not reverse)
+    q_s, k_s, g_s, v_s, A_s, gates_s, work_s, out_s, zero_s, *barriers = refs
+    arrived, v_arrived = barriers
     maths = _Maths(hopper.plain_product if interpret else hopper.product, zero_s)
     product = maths.product
 
@@ -142,8 +144,10 @@ def _walk(q, k, v, g, docs, state, scale, reverse, keep, interpret, pieces):
     def fetch_v(step):
       @pl.when(step < count)
       def _():
-        here = v_ref.at[b, place(step)[1], head, columns]
-        plgpu.copy_gmem_to_smem(here, v_s, v_arrived)
+        n, rows = place(step)
+        plgpu.copy_gmem_to_smem(v_ref.at[b, rows, head, columns], v_s, v_arrived)
+        if scores is not None:
+          plgpu.copy_gmem_to_smem(scores_ref.at[b, head, n], A_s, v_arrived)
 
     for c in range(STAGES):
       fetch(0, c)
@@ -158,21 +162,22 @@ def _walk(q, k, v, g, docs, state, scale, reverse, keep, interpret, pieces):
         slot = slot_of(step, c)
         plgpu.barrier_wait(arrived.at[slot])
         gates = maths.gates(g_s.at[slot])
-        gates_s[...] = (gates * UNIT).astype(jnp.float16)
-        total = hopper.sum_of_cols(gates) + documents.none()
+        gates_s[...] = gates
+        total = _total(gates) + documents.none()
         totals[c] += total
         if reads:
           plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-          state_s[...] = states[c].astype(bf16)
+          out_s[...] = states[c].astype(bf16)
         states[c] *= hopper.along_cols(jnp.exp2(total), BLOCK)
         plgpu.commit_smem()
         if keep:
           to = kept_ref.at[b, head, n, columns, channels[c]]
-          plgpu.copy_smem_to_gmem(state_s, to)
+          plgpu.copy_smem_to_gmem(out_s, to)
         if reads:
           near = _wide(q_s.at[slot]) * jnp.exp2(maths.outward(gates_s, reverse))
-          o = product(near.astype(bf16), state_s.T, o if c else None)
-          A += maths.scores(q_s.at[slot], k_s.at[slot], gates_s, work_s, reverse)
+          o = product(near.astype(bf16), out_s.T, o if c else None)
+        if reads and not reverse:
+          A += maths.scores(q_s.at[slot], k_s.at[slot], gates_s, work_s)
           self_score += hopper.sum_of_rows(_wide(q_s.at[slot]) * _wide(k_s.at[slot]))
         far = _wide(k_s.at[slot]) * jnp.exp2(maths.outward(gates_s, not reverse))
         far *= hopper.along_rows(documents.write(), BLOCK)
@@ -184,18 +189,28 @@ def _walk(q, k, v, g, docs, state, scale, reverse, keep, interpret, pieces):
         states[c] = product(v_s.T, work_s, states[c])
 
       if reads:
-        A = jnp.where(documents.same(), A, 0.0)
-        i, j = maths.indices
-        A += jnp.where(i == j, hopper.along_rows(self_score, CHUNK), 0.0)
+        if reverse:
+          A = A_s.T
+        else:
+          A = jnp.where(documents.same(), A, 0.0)
+          A += maths.diagonal(hopper.along_rows(self_score, CHUNK))
+          A = A.astype(bf16)
+        if made_ref is not None:
+          work_s[...] = A
+          plgpu.commit_smem()
+
+          @pl.when(block == 0)
+          def _():
+            plgpu.copy_smem_to_gmem(work_s, made_ref.at[b, head, n])
+
         o *= hopper.along_rows(documents.read(), BLOCK)
-        o = product(A.astype(bf16), v_s, o) * scale
-        fetch_v(step + 1)
+        o = product(A, v_s, o) * scale
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        o_s[...] = o.astype(bf16)
-        plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(o_s, o_ref.at[b, rows, head, columns])
-      else:
-        fetch_v(step + 1)
+        out_s[...] = o.astype(bf16)
+      plgpu.commit_smem()  # Also waits until no warp needs the values any more.
+      fetch_v(step + 1)
+      if reads:
+        plgpu.copy_smem_to_gmem(out_s, o_ref.at[b, rows, head, columns])
       return tuple(states), tuple(totals)
 
     zeros = lambda shape, layout: plgpu.layout_cast(jnp.zeros(shape, f32), layout)
@@ -213,36 +228,38 @@ def _walk(q, k, v, g, docs, state, scale, reverse, keep, interpret, pieces):
     plgpu.wait_smem_to_gmem(0)
 
   of_keys = lambda dtype: _tiles((STAGES, CHUNK, BLOCK), dtype, K)
-  out_type = [jax.ShapeDtypeStruct((B * P, H, width, blocks * BLOCK), f32)]
+  out_type = [jax.ShapeDtypeStruct((B * P, H, V, blocks * BLOCK), f32)]
   if not reads:
     out_type.append(jax.ShapeDtypeStruct((B * P, H, blocks * BLOCK), f32))
   else:
     out_type.insert(0, jax.ShapeDtypeStruct((B, T, H, V), bf16))
   if keep:
-    out_type.append(jax.ShapeDtypeStruct((B, H, N, width, blocks * BLOCK), bf16))
+    out_type.append(jax.ShapeDtypeStruct((B, H, N, V, blocks * BLOCK), bf16))
+    if not reverse:
+      out_type.append(jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), bf16))
   run = plgpu.kernel(
     program,
     out_type=out_type,
-    grid=(B * P, H, width // BLOCK),
+    grid=(B * P, H, V // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
       of_keys(bf16) if reads else None,
       of_keys(bf16),
       of_keys(f32),
-      _tiles((CHUNK, BLOCK), bf16, V),
-      _tiles((CHUNK, BLOCK), jnp.float16, BLOCK),
-      _tiles((CHUNK, BLOCK), bf16, BLOCK),
-      _tiles((BLOCK, BLOCK), bf16, BLOCK) if reads else None,
-      _tiles((CHUNK, BLOCK), bf16, V) if reads else None,
+      _tiles((CHUNK, BLOCK), bf16),
+      _tiles((CHUNK, CHUNK), bf16) if scores is not None else None,
+      _tiles((CHUNK, BLOCK), jnp.float16),
+      _tiles((CHUNK, BLOCK), bf16),
+      _tiles((CHUNK, BLOCK), bf16) if reads else None,
       plgpu.SMEM((CHUNK,), jnp.int32),
       plgpu.Barrier(num_arrivals=3 if reads else 2, num_barriers=STAGES),
-      plgpu.Barrier(),
+      plgpu.Barrier(num_arrivals=1 if scores is None else 2),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name=f"diagonal_decay_{'scan' if reads else 'ends'}",
     interpret=interpret or None,
   )
-  return run(*(x for x in (q, k, v, g, docs, state) if x is not None))
+  return run(*(x for x in (q, k, v, g, docs, state, scores) if x is not None))
 
 
 def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
@@ -255,7 +272,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     do: [B, T, H, V] bfloat16.
     g: ...
     docs: ...
-    before: [B, H, N, V', K'] bfloat16, the state before each chunk.
+    before: [B, H, N, V, K'] bfloat16, the state before each chunk.
     after: The gradient of that after it, divided by the scale.
     scale: Of o.
 
@@ -264,7 +281,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
   """
   B, T, H, K = q.shape
   V, N = v.shape[-1], docs.shape[1]
-  blocks, width = -(-K // BLOCK), _up(V)
+  blocks = -(-K // BLOCK)
   bf16, f32 = jnp.bfloat16, jnp.float32
 
   def program(*refs):
@@ -277,58 +294,58 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     block = jax.lax.axis_index("block")
     b, n = jax.lax.div(batch, N), jax.lax.rem(batch, N)
     rows, channels = pl.ds(n * CHUNK, CHUNK), pl.ds(block * BLOCK, BLOCK)
-    values = pl.ds(block * 0, width)
+    values = pl.ds(block * 0, V)
     for ref, to in ((g_ref, g_s), (q_ref, q_s), (k_ref, k_s)):
       plgpu.copy_gmem_to_smem(ref.at[b, rows, head, channels], to, arrived[0])
     for ref, to in ((v_ref, v_s), (do_ref, do_s)):
       plgpu.copy_gmem_to_smem(ref.at[b, rows, head, values], to, arrived[1])
     for ref, to in ((before_ref, before_s), (after_ref, after_s)):
       here = ref.at[b, head, n, values, channels]
-      plgpu.copy_gmem_to_smem(here, to.at[pl.ds(0, width)], arrived[2])
+      plgpu.copy_gmem_to_smem(here, to.at[pl.ds(0, V)], arrived[2])
     forwards, backwards = (_Documents(docs_ref.at[b, n], way) for way in (False, True))
 
     plgpu.barrier_wait(arrived[0])
     gates = maths.gates(g_s)
-    total = jnp.exp2(hopper.sum_of_cols(gates) + forwards.none())
-    gates_s[...] = (gates * UNIT).astype(jnp.float16)
+    total = jnp.exp2(_total(gates) + forwards.none())
+    gates_s[...] = gates
     plgpu.commit_smem()
     q, k = lambda: _wide(q_s), lambda: _wide(k_s)
 
     plgpu.barrier_wait(arrived[2])
     z = 0.0
-    for d in range(width // BLOCK):
+    for d in range(V // BLOCK):
       part = pl.ds(d * BLOCK, BLOCK)
       z += _wide(before_s.at[part]) * _wide(after_s.at[part])
     z = hopper.sum_of_cols(z) * total
 
     plgpu.barrier_wait(arrived[1])
-    dq = product(do_s, before_s.at[pl.ds(0, width)])
-    dk = product(v_s, after_s.at[pl.ds(0, width)])
+    dq = product(do_s, before_s.at[pl.ds(0, V)])
+    dk = product(v_s, after_s.at[pl.ds(0, V)])
     # Where the states were is now room for others.
     (P_s, qs), (Pt_s, ks) = (
       (x.at[pl.ds(0, CHUNK)], x.at[pl.ds(CHUNK, CHUNK)]) for x in (before_s, after_s)
     )
 
-    def back(y, which):
-      """The gradient of gates, y being that of which @ gates."""
+    def back(y, stretch, sign=None):
+      """The gradient of gates, y being that of sums: from a stretch for each gate."""
       qs[...] = y.astype(bf16)
       plgpu.commit_smem()
-      return product(which.astype(bf16), qs)
+      one = jnp.bfloat16(1)
+      if sign is not None:
+        one = hopper.along_rows(sign.astype(bf16), CHUNK)
+      return product(_inside(stretch, one), qs)
 
     dq *= jnp.exp2(maths.outward(gates_s, False))
     dq *= hopper.along_rows(forwards.read(), BLOCK)
-    t, i = maths.indices
-    dg = hopper.along_cols(z, CHUNK) + back(q() * dq, _ones(t <= i))
+    dg = hopper.along_cols(z, CHUNK) + back(q() * dq, (maths.rows, CHUNK))
     dk *= jnp.exp2(maths.outward(gates_s, True))
     dk *= hopper.along_rows(backwards.read(), BLOCK)
-    t, i = maths.indices
-    dg += back(k() * dk, _ones(t > i))
+    dg += back(k() * dk, (0, maths.rows))
 
     # Scores of outputs' gradients and values, and transposed.
     P = jnp.where(forwards.same(), product(do_s, v_s.T), 0.0)
     P_s[...] = P.astype(bf16)
-    i, j = maths.indices
-    P_self = hopper.along_rows(hopper.sum_of_rows(jnp.where(i == j, P, 0.0)), BLOCK)
+    P_self = hopper.along_rows(hopper.sum_of_rows(maths.diagonal(P)), BLOCK)
     Pt = jnp.where(forwards.same(), product(v_s, do_s.T), 0.0)
     Pt_s[...] = Pt.astype(bf16)
     plgpu.commit_smem()
@@ -336,22 +353,24 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     dk += P_self * q()
 
     for half in (*HALVES, LEAST):
-      E = maths.sums(_between(*maths.indices, half), gates_s)
-      X = jnp.exp2(E)
-      Y = jnp.exp2(-E) if half == LEAST else X
+      X, Y = maths.shares(half, gates_s)
       qs[...] = (q() * X).astype(bf16)
       ks[...] = (k() * Y).astype(bf16)
       plgpu.commit_smem()
-      i, j = maths.indices
-      dq_here = product(_pairs(i, j, half, _load(P_s)), ks) * X
-      i, j = maths.indices
-      dk_here = product(_pairs(j, i, half, _load(Pt_s)), qs) * Y
-      dq += dq_here
-      dk += dk_here
-      y, y_keys = q() * dq_here, k() * dk_here
-      y = y - y_keys if half == LEAST else y + y_keys
-      i, j = maths.indices
-      dg += back(y, _between(j, i, half))
+      dq_here = product(_inside(_earlier(maths.rows, half), _load(P_s)), ks)
+      dk_here = product(_inside(_later(maths.rows, half), _load(Pt_s)), qs)
+      dq += dq_here * X
+      dk += dk_here * Y
+      y, y_keys = _wide(qs) * dq_here, _wide(ks) * dk_here
+      stretch, sign = _around(maths.rows, half)
+      if half > LEAST:
+        dg += back(y + y_keys, stretch)
+      else:
+        # A pair with no gate between cancels: of the same rounded factors, exactly,
+        # and all the more if the difference is not rounded to 8 bits.
+        y -= y_keys
+        rounded = y.astype(bf16).astype(f32)
+        dg += back(rounded, stretch, sign) + back(y - rounded, stretch, sign)
 
     q_s[...] = (dq * scale).astype(bf16)
     k_s[...] = (dk * scale).astype(bf16)
@@ -361,8 +380,8 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       plgpu.copy_smem_to_gmem(x, ref.at[b, rows, head, channels])
     plgpu.wait_smem_to_gmem(0)
 
-  of_keys, of_values = _tiles((CHUNK, BLOCK), bf16, K), _tiles((CHUNK, width), bf16, V)
-  states = _tiles((max(width, 2 * CHUNK), BLOCK), bf16, BLOCK)
+  of_keys, of_values = _tiles((CHUNK, BLOCK), bf16, K), _tiles((CHUNK, V), bf16)
+  states = _tiles((max(V, 2 * CHUNK), BLOCK), bf16)
   run = plgpu.kernel(
     program,
     out_type=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, g)],
@@ -370,7 +389,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     grid_names=("batch", "head", "block"),
     scratch_types=[
       *(of_keys, of_keys, of_values, of_values, _tiles((CHUNK, BLOCK), f32, K)),
-      *(states, states, _tiles((CHUNK, BLOCK), jnp.float16, BLOCK)),
+      *(states, states, _tiles((CHUNK, BLOCK), jnp.float16)),
       plgpu.SMEM((CHUNK,), jnp.int32),
       *(plgpu.Barrier(num_arrivals=count) for count in (3, 2, 2)),
     ],
@@ -390,45 +409,55 @@ class _Maths:
     plgpu.commit_smem()
 
   @property
-  def indices(self):
-    """Of rows and columns; made again for each use.
+  def rows(self):
+    """Their indices; made again for each use.
 
     Were they the same, the compiler would share all that comes of them: masks and
     matrices of zeros and ones that fill the registers.
     """
-    zero = self.zero_s[0]
-    i, j = (hopper.iota((CHUNK, CHUNK), axis) for axis in (0, 1))
-    return i + zero, j
+    i = plgpu.broadcasted_iota(jnp.int32, (CHUNK,), 0, layout=hopper.ROWS)
+    return i + self.zero_s[0]
+
+  def diagonal(self, x):
+    """x where row and column are the same, elsewhere zero."""
+    i = self.rows
+    return _inside((i, i + 1), x)
 
   def gates(self, g_s):
-    """Binary logarithms, limited."""
-    return jnp.maximum(_load(g_s) * math.log2(math.e), LOWEST)
+    """Binary logarithms, limited, in units that float16 has."""
+    g = jnp.maximum(_load(g_s) * (UNIT * math.log2(math.e)), UNIT * LOWEST)
+    return g.astype(jnp.float16)
 
-  def sums(self, which, gates_s):
-    """which @ gates, [CHUNK, BLOCK]."""
-    return self.product((which * (1 / UNIT)).astype(jnp.float16), gates_s)
+  def sums(self, stretch, gates_s, sign=None):
+    """Of the gates of a stretch of tokens for each row, [CHUNK, BLOCK]."""
+    one = jnp.float16(1 / UNIT)
+    if sign is not None:
+      one = hopper.along_rows((sign / UNIT).astype(jnp.float16), CHUNK)
+    return self.product(_inside(stretch, one), gates_s)
 
   def outward(self, gates_s, later: bool):
     """L, from the chunk's start to each token, or U, from there to the end."""
-    i, j = self.indices
-    which = j > i if later else j <= i
-    return self.sums(_ones(which), gates_s)
+    i = self.rows
+    return self.sums((i + 1, CHUNK) if later else (0, i + 1), gates_s)
 
-  def scores(self, q_s, k_s, gates_s, work_s, reverse):
-    """A_ij where j < i (j > i if reverse), of BLOCK channels."""
+  def shares(self, half, gates_s):
+    """exp2(E) for queries and keys."""
+    stretch, sign = _between(self.rows, half)
+    if half > LEAST:
+      X = jnp.exp2(self.sums(stretch, gates_s))
+      return X, X
+    E = self.sums(stretch, gates_s, sign)
+    return jnp.exp2(E), jnp.exp2(-E)
+
+  def scores(self, q_s, k_s, gates_s, work_s):
+    """A_ij where j < i, of BLOCK channels."""
     A = 0.0
     for half in (*HALVES, LEAST):
-      E = self.sums(_between(*self.indices, half), gates_s)
-      E_rows, E_cols = (E, -E) if half == LEAST else (E, E)
-      if reverse:
-        E_rows, E_cols = E_cols, E_rows
-      cols = jnp.exp2(E_cols)
-      rows = jnp.exp2(E_rows) if half == LEAST else cols
+      rows, cols = self.shares(half, gates_s)
       work_s[...] = (_wide(k_s) * cols).astype(jnp.bfloat16)
       plgpu.commit_smem()
       here = self.product((_wide(q_s) * rows).astype(jnp.bfloat16), work_s.T)
-      i, j = reversed(self.indices) if reverse else self.indices
-      A += _pairs(i, j, half, here)
+      A += _inside(_earlier(self.rows, half), here)
     return A
 
 
@@ -461,24 +490,56 @@ class _Documents:
     return _ones(_load(self.ref.at[0], hopper.ROWS) == number)
 
 
-def _between(i, t, half):
-  """1 for tokens t between i and the middle of its block; -1 if LEAST and after i."""
-  at = half.bit_length() - 1
-  later = jnp.where(t > i, -1.0 if half == LEAST else 1.0, 0.0)
-  x = jnp.where((i & half) == half, _ones(t <= i), later)
-  return jnp.where((i >> at) == (t >> at), x, 0.0)
+def _inside(stretch, x):
+  """x where a column is in its row's stretch [first, end), elsewhere zero."""
+  first, end = (
+    hopper.along_rows(y, CHUNK) if isinstance(y, jax.Array) else y for y in stretch
+  )
+  j = hopper.iota((CHUNK, CHUNK), 1)
+  zero = jnp.zeros((), x.dtype)
+  if isinstance(first, int):
+    return jnp.where(j < end, x, zero)
+  if isinstance(end, int):
+    return jnp.where(j >= first, x, zero)
+  size = (end - first).astype(jnp.uint32)
+  return jnp.where((j - first).astype(jnp.uint32) < size, x, zero)
 
 
-def _pairs(i, j, half, x):
-  """x where i is in the second and j in the first half of a block; all j < i if LEAST.
+def _block(i, half):
+  """Of a token's block the start and middle, and whether the token is not before it."""
+  start = i & -2 * half
+  return start, start + half, (i & half) == half
 
-  Masks are nested, as the compiler has no logic of them.
-  """
-  at = half.bit_length()
-  x = jnp.where((i >> at) == (j >> at), x, 0.0)
-  if half == LEAST:
-    return jnp.where(j < i, x, 0.0)
-  return jnp.where((i >> (at - 1)) > (j >> (at - 1)), x, 0.0)
+
+def _between(i, half):
+  """The tokens from the block's middle to i, and 1; or from i to there, and -1."""
+  _, middle, second = _block(i, half)
+  first, end = jnp.where(second, middle, i + 1), jnp.where(second, i + 1, middle)
+  return (first, end), jnp.where(second, 1.0, -1.0)
+
+
+def _around(t, half):
+  """The tokens i with t between i and the middle of the block, and signs, as before."""
+  start, _, second = _block(t, half)
+  first, end = jnp.where(second, t, start), jnp.where(second, start + 2 * half, t)
+  return (first, end), jnp.where(second, 1.0, -1.0)
+
+
+def _earlier(i, half):
+  """The first half of the block, for i in the second; if LEAST all before i."""
+  start, middle, second = _block(i, half)
+  return start, i if half == LEAST else jnp.where(second, middle, start)
+
+
+def _later(j, half):
+  """The second half of the block, for j in the first; if LEAST all after j."""
+  start, middle, second = _block(j, half)
+  end = start + 2 * half
+  return j + 1 if half == LEAST else jnp.where(second, end, middle), end
+
+
+def _total(gates):
+  return hopper.sum_of_cols(gates.astype(jnp.float32)) * (1 / UNIT)
 
 
 def _ones(which):
@@ -493,13 +554,9 @@ def _wide(ref):
   return _load(ref).astype(jnp.float32)
 
 
-def _tiles(shape, dtype, columns):
-  """`hopper.tiles` of a width of 64 columns at most, also in float32."""
+def _tiles(shape, dtype, columns=BLOCK):
+  """`hopper.tiles`, also of float32, whose tiles have 32 columns."""
   size = jnp.dtype(dtype).itemsize
   width = 64 if columns % 64 == 0 and size == 2 else 32
   transforms = (plgpu.TilingTransform((8, width)), plgpu.SwizzleTransform(width * size))
   return plgpu.SMEM(shape, dtype, transforms=transforms)
-
-
-def _up(size):
-  return -(-size // 64) * 64

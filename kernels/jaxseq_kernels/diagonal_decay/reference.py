@@ -9,7 +9,7 @@ __all__ = ["forward"]
 def forward(q, k, v, log_decay, state, starts, valid, *, scale):
   """S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T, o_t = scale S_t^T q_t.
 
-  In the dtype of the state.
+  All in the state's dtype.
 
   Args:
     q: [B, T, H, K].

@@ -7,7 +7,8 @@ With D_ij = exp(g_{j+1} + ... + g_i) by channel for j <= i, and do the gradient 
 
 are the same scan. The state of the second is the gradient of that of the first; from
 both, before and after each chunk, `pallas_gpu.gradients` makes dq, dk and dg by chunk.
-The states before chunks are kept: N K V numbers a head in bfloat16.
+Of the first scan are kept, in bfloat16, the states before chunks, N K V numbers a head,
+and the scores within them, T C numbers a head.
 
 A sequence is cut into pieces where its heads are too few to fill the device. A first
 scan gives what each piece leaves from an empty state, and thereby the states between.
@@ -31,7 +32,7 @@ def scan(q, k, v, g, docs, state, scale, pieces, interpret):
     v: ...
     g: ...
     docs: ...
-    state: [B, H, V', K'] float32, transposed and padded, or None for zeros.
+    state: [B, H, V, K'] float32, transposed, or None for zeros.
     scale: ...
     pieces: P, that the sequence is cut into.
     interpret: ...
@@ -40,19 +41,18 @@ def scan(q, k, v, g, docs, state, scale, pieces, interpret):
 
 
 def _forward(q, k, v, g, docs, state, scale, pieces, interpret):
-  options = dict(keep=True)
-  o, last, states = _walk(q, k, v, g, docs, state, scale, pieces, interpret, **options)
-  return (o, last), (q, k, v, g, docs, state is None, states)
+  o, last, *made = _walk(q, k, v, g, docs, state, scale, pieces, interpret, keep=True)
+  return (o, last), (q, k, v, g, docs, state is None, *made)
 
 
 def _backward(scale, pieces, interpret, kept, gradients):
   from jaxseq_kernels.diagonal_decay import pallas_gpu
 
-  q, k, v, g, docs, stateless, states = kept
+  q, k, v, g, docs, stateless, states, scores = kept
   do, dlast = gradients
   # States in reverse are divided by the scale, which outputs are multiplied with.
   dv, dfirst, dstates = _walk(
-    k, q, do, g, docs, dlast / scale, scale, pieces, interpret, reverse=True, keep=True
+    k, q, do, g, docs, dlast / scale, scale, pieces, interpret, scores, keep=True
   )
   dq, dk, dg = pallas_gpu.gradients(
     q, k, v, do, g, docs, states, dstates, scale=scale, interpret=interpret
@@ -64,28 +64,30 @@ scan.defvjp(_forward, _backward)
 
 
 def _walk(
-  q, k, v, g, docs, state, scale, pieces, interpret, *, reverse=False, keep=False
+  q, k, v, g, docs, state, scale, pieces, interpret, scores=None, *, keep=False
 ):
-  """`pallas_gpu.scan` of a sequence in pieces."""
+  """`pallas_gpu.scan` of a sequence in pieces, in reverse if there are scores."""
   from jaxseq_kernels.diagonal_decay import pallas_gpu
 
-  options = dict(reverse=reverse, interpret=interpret)
+  reverse = scores is not None
   if pieces > 1:
-    left, totals = pallas_gpu.ends(k, v, g, docs, pieces=pieces, **options)
+    left, totals = pallas_gpu.ends(
+      k, v, g, docs, pieces=pieces, reverse=reverse, interpret=interpret
+    )
     state = _between(state, left, totals, pieces, reverse)
   o, after, *kept = pallas_gpu.scan(
-    q, k, v, g, docs, state, scale=scale, keep=keep, **options
+    q, k, v, g, docs, state, scores, scale=scale, keep=keep, interpret=interpret
   )
   after = after.reshape(-1, pieces, *after.shape[1:])
   return o, after[:, 0 if reverse else -1], *kept
 
 
 def _between(first, left, totals, pieces, reverse):
-  """The states before each piece, [B P, H, V', K'], in the order of time.
+  """The states before each piece, [B P, H, V, K'], in the order of time.
 
   Args:
-    first: [B, H, V', K'] before the first piece, or None for zeros.
-    left: [B P, H, V', K'] after each piece from an empty state.
+    first: [B, H, V, K'] before the first piece, or None for zeros.
+    left: [B P, H, V, K'] after each piece from an empty state.
     totals: [B P, H, K'], binary logarithms of what each piece leaves of a state.
     pieces: P.
     reverse: The last piece is the first.
