@@ -46,6 +46,7 @@ __all__ = [
   "row_before",
   "segment_sums",
   "size_for",
+  "with_gates",
 ]
 
 # Tokens. On an accelerator the C x C products are then as large as those with the
@@ -248,6 +249,26 @@ def by_step(*gates: str) -> dispatch.Form:
     )
 
   return dispatch.Form(run, refusal)
+
+
+def with_gates(form: dispatch.Form, gates: Callable) -> dispatch.Form:
+  """A form of another op, whose gates are made of this one's.
+
+  Args:
+    form: Of the other op.
+    gates: From `Inputs`, or `Given`, to the gates that the other op takes.
+  """
+
+  def changed(inputs):
+    given = inputs.given
+    if given is not None:
+      given = given._replace(gates=gates(given))
+    return inputs._replace(gates=gates(inputs), given=given)
+
+  return dispatch.Form(
+    lambda inputs: form.run(changed(inputs)),
+    lambda inputs: form.refusal(changed(inputs)),
+  )
 
 
 class Affine(NamedTuple):

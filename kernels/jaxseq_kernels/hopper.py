@@ -1,5 +1,7 @@
 """What the Mosaic GPU kernels for Hopper share: tiles, products, register layouts."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -9,11 +11,16 @@ __all__ = [
   "COLS",
   "ROWS",
   "TILE",
+  "Place",
   "along_cols",
   "along_rows",
   "iota",
+  "load",
+  "place",
   "plain_product",
   "product",
+  "sum_of_cols",
+  "sum_of_rows",
   "tiles",
 ]
 
@@ -22,18 +29,53 @@ ROWS = TILE.reduce(1)  # A number for each of its rows.
 COLS = TILE.reduce(0)  # A number for each of its columns.
 
 
-def tiles(shape, dtype, columns: int) -> plgpu.SMEM:
+class Place(NamedTuple):
+  """Where a program of the grid [B P, H, blocks] is.
+
+  Attributes:
+    row: Of B P.
+    batch: Of B.
+    head: Of H.
+    block: Of the blocks of columns.
+    first: The first chunk of its piece.
+    count: Of chunks.
+  """
+
+  row: jax.Array
+  batch: jax.Array
+  head: jax.Array
+  block: jax.Array
+  first: jax.Array
+  count: jax.Array
+
+
+def place(chunks: int, pieces: int) -> Place:
+  """For sequences of that many chunks, each cut into pieces."""
+  row, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
+  block = jax.lax.axis_index("block")
+  batch, piece = jax.lax.div(row, pieces), jax.lax.rem(row, pieces)
+  size = pl.cdiv(chunks, pieces)
+  first = piece * size
+  return Place(row, batch, head, block, first, jnp.clip(chunks - first, 0, size))
+
+
+def tiles(shape, dtype, columns: int = 64) -> plgpu.SMEM:
   """Shared memory for matrices, in the order that copies and matrix products want.
 
   Args:
     shape: Of the matrices, perhaps several.
-    dtype: Of 16 bits.
+    dtype: Of 16 or 32 bits.
     columns: Of the array that is copied from or to, a multiple of 32.
   """
-  width = 64 if columns % 64 == 0 else 32
-  swizzle = width * jnp.dtype(dtype).itemsize
-  transforms = (plgpu.TilingTransform((8, width)), plgpu.SwizzleTransform(swizzle))
+  size = jnp.dtype(dtype).itemsize
+  width = 64 if columns % 64 == 0 and size == 2 else 32
+  transforms = (plgpu.TilingTransform((8, width)), plgpu.SwizzleTransform(width * size))
   return plgpu.SMEM(shape, dtype, transforms=transforms)
+
+
+def load(ref):
+  """A matrix in shared memory, to registers, in float32."""
+  return plgpu.load(ref, layout=TILE).astype(jnp.float32)
 
 
 def product(a, b, start=None):

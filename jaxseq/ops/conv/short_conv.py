@@ -11,7 +11,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxseq_kernels import releases
 from jaxseq_kernels import short_conv as kernel
 from jaxtyping import Array, Float, Int
 
@@ -186,15 +185,16 @@ def _pallas(backend):
     return y, place_state(x.astype(state.dtype), state, segment_ids)[2]
 
   def refusal(x, weight, bias, activation, state, segment_ids, dilation):
-    if dispatch.platform() != backend:
-      return f"it needs a {backend.upper()}, not {dispatch.platform()}"
+    elsewhere = dispatch.no_kernels(backend)
+    if elsewhere is not None:
+      return elsewhere
     if dilation != 1:
       return f"it needs a dilation of 1, not {dilation}"
     if weight.shape[0] < 2:
       return "it needs at least 2 taps, not 1"
     if state is not None and segment_ids is not None:
       return "it takes a state or packed documents, not both"
-    return releases.untested() or kernel.refusal(x, weight, bias, None, backend=backend)
+    return kernel.refusal(x, weight, bias, None, backend=backend)
 
   return run, refusal
 

@@ -68,24 +68,16 @@ def recurrent(inputs):
   return chunks.by_token(update, inputs)
 
 
-def _without_decay(form):
-  """A form of `gated_delta_rule` at a decay of one."""
-
-  def with_gate(inputs):
-    (beta,) = inputs.gates
-    (given_beta,) = inputs.given.gates
-    given = inputs.given._replace(gates=(jnp.zeros_like(given_beta), given_beta))
-    return inputs._replace(gates=(jnp.zeros_like(beta), beta), given=given)
-
-  return Form(
-    lambda inputs: form.run(with_gate(inputs)),
-    lambda inputs: form.refusal(with_gate(inputs)),
-  )
+def _no_decay(inputs):
+  (beta,) = inputs.gates
+  return jnp.zeros_like(beta), beta
 
 
 IMPLEMENTATIONS = {
-  "pallas_gpu": _without_decay(gated_delta_rule.IMPLEMENTATIONS["pallas_gpu"]),
-  "chunked": _without_decay(gated_delta_rule.IMPLEMENTATIONS["chunked"]),
+  **{
+    name: chunks.with_gates(gated_delta_rule.IMPLEMENTATIONS[name], _no_decay)
+    for name in ("pallas_gpu", "chunked")
+  },
   "pallas_gpu_step": chunks.by_step("beta"),
   "recurrent": Form(recurrent),
 }

@@ -56,21 +56,12 @@ def recurrent(inputs):
   return chunks.by_token(lambda S, k, v: S + k[..., None] * v[..., None, :], inputs)
 
 
-def _without_decay(form):
-  """A form of `scalar_decay` at a decay of one."""
-
-  def with_gate(inputs):
-    gates = (jnp.zeros(inputs.q.shape[:3], inputs.state.dtype),)
-    return inputs._replace(gates=gates, given=inputs.given._replace(gates=gates))
-
-  return Form(
-    lambda inputs: form.run(with_gate(inputs)),
-    lambda inputs: form.refusal(with_gate(inputs)),
-  )
+def _no_decay(inputs):
+  return (jnp.zeros(inputs.q.shape[:3]),)
 
 
 IMPLEMENTATIONS = {
-  name: _without_decay(form)
+  name: chunks.with_gates(form, _no_decay)
   for name, form in scalar_decay.IMPLEMENTATIONS.items()
   if name != "recurrent"
 } | {"recurrent": Form(recurrent)}

@@ -144,46 +144,36 @@ def _stabilized(inputs, m):
   return f - (after - before), jnp.exp(i - after), after
 
 
-def _by_kernel(form):
-  """A kernel of `scalar_decay`, for C and n apart: they differ in width."""
+def _apart(for_memory, for_normalizer, kind=None):
+  """Forms of `scalar_decay` that are kernels, for C and n apart: they differ in width.
 
-  def part(given, columns, k, decay):
-    state = None if given.state is None else given.state[..., columns]
-    return given._replace(k=k, v=given.v[..., columns], gates=(decay,), state=state)
+  Args:
+    for_memory: The form for C.
+    for_normalizer: That for n.
+    kind: The dtype of k and v, if not their own.
+  """
 
-  def run(inputs, m):
-    given = inputs.given
-    decay, weight, after = _stabilized(inputs, m)
-    k = (weight[..., None] * given.k).astype(given.k.dtype)
-    parts = (part(given, c, k, decay) for c in (slice(-1), slice(-1, None)))
-    parts = (form.run(inputs._replace(given=given)) for given in parts)
-    read, S = (jnp.concatenate(x, axis=-1) for x in zip(*parts))
-    return read, S, after
+  def part(x, columns, decay):
+    state = None if x.state is None else x.state[..., columns]
+    v = x.v[..., columns].astype(kind or x.v.dtype)
+    return x._replace(v=v, gates=(decay,), state=state)
 
-  def refusal(inputs, m):
-    given = part(inputs.given, slice(-1), inputs.given.k, inputs.gates[1])
-    return form.refusal(inputs._replace(given=given))
-
-  return Form(run, refusal)
-
-
-def _by_step(form):
-  """The kernel for one token of a scalar decay, for C; n is small."""
-
-  def parts(inputs, k, decay):
-    inputs = inputs._replace(k=k, v=inputs.v.astype(decay.dtype), gates=(decay,))
+  def parts(inputs, decay):
     for c in (slice(-1), slice(-1, None)):
-      yield inputs._replace(v=inputs.v[..., c], state=inputs.state[..., c])
+      given = part(inputs.given, c, decay)
+      yield part(inputs, c, decay)._replace(given=given)
 
   def run(inputs, m):
     decay, weight, after = _stabilized(inputs, m)
-    memory, normalizer = parts(inputs, weight[..., None] * inputs.k, decay)
-    outputs = form.run(memory), scalar_decay.recurrent(normalizer)
+    weigh = lambda x: x._replace(k=(weight[..., None] * x.k).astype(kind or x.k.dtype))
+    inputs = weigh(inputs)._replace(given=weigh(inputs.given))
+    memory, normalizer = parts(inputs, decay)
+    outputs = for_memory.run(memory), for_normalizer.run(normalizer)
     read, S = (jnp.concatenate(x, axis=-1) for x in zip(*outputs))
     return read, S, after
 
   def refusal(inputs, m):
-    return form.refusal(next(parts(inputs, inputs.k, inputs.gates[1])))
+    return for_memory.refusal(next(parts(inputs, inputs.gates[1])))
 
   return Form(run, refusal)
 
@@ -204,10 +194,15 @@ def _stabilizers(i, f, m, valid, starts):
   return jnp.maximum(m[:, None] + a, b)
 
 
+DECAY = scalar_decay.IMPLEMENTATIONS
+
 IMPLEMENTATIONS = {
-  "pallas_gpu": _by_kernel(scalar_decay.IMPLEMENTATIONS["pallas_gpu"]),
+  "pallas_gpu": _apart(DECAY["pallas_gpu"], DECAY["pallas_gpu"]),
   "chunked": Form(_as_scalar_decay(scalar_decay.chunked)),
   "parallel": Form(_as_scalar_decay(scalar_decay.parallel)),
-  "pallas_gpu_step": _by_step(chunks.by_step("log_decay")),
+  # n is small, and not worth a kernel.
+  "pallas_gpu_step": _apart(
+    chunks.by_step("log_decay"), DECAY["recurrent"], jnp.float32
+  ),
   "recurrent": Form(recurrent),
 }

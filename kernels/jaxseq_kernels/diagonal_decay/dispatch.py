@@ -1,15 +1,12 @@
 """What leaves this folder: the differentiable kernel, and why it cannot take a call."""
 
-import jax
 import jax.numpy as jnp
 
+from jaxseq_kernels import matrix_states
 from jaxseq_kernels.diagonal_decay import vjp
+from jaxseq_kernels.matrix_states import CHUNK, pad, up
 
 __all__ = ["fused", "refusal"]
-
-CHUNK = 64
-WIDTH = 256  # The largest K and V: a state is [64, K] in a warpgroup's registers.
-PROGRAMS = 2 * 132  # That a Hopper GPU runs at a time.
 
 
 def fused(
@@ -66,10 +63,6 @@ def _scan(q, k, v, g, state, starts, scale, interpret):
   """Pads, marks the documents of each chunk, and cuts into pieces."""
   B, T, H, K = q.shape
   V = v.shape[-1]
-  up = lambda size, multiple: -(-size // multiple) * multiple
-  pad = lambda x, *sizes: jnp.pad(
-    x, [(0, size - n) for n, size in zip(x.shape, sizes, strict=True)]
-  )
   N = -(-T // CHUNK)
   docs = jnp.zeros((B, T), bool) if starts is None else starts
   docs = jnp.cumsum(pad(docs, B, N * CHUNK).reshape(B, N, CHUNK), -1, jnp.float32)
@@ -80,7 +73,7 @@ def _scan(q, k, v, g, state, starts, scale, interpret):
   v = pad(v, B, up(T, 8), H, V_up)
   if state is not None:
     state = pad(state.swapaxes(2, 3), B, H, V_up, up(K, 64))
-  pieces = max(1, min(PROGRAMS // (B * H * (V_up // 64)), N // 4))
+  pieces = matrix_states.count_pieces(B * H * (V_up // 64), N)
   o, last = vjp.scan(q, k, v, g, docs, state, scale, pieces, interpret)
   return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
@@ -89,11 +82,4 @@ def refusal(
   q, k, v, log_decay, state, starts, valid, bonus=None, *, scale, backend
 ) -> str | None:
   """Why `fused` cannot take these arrays, or None."""
-  for name, x in dict(q=q, k=k, v=v).items():
-    if x.dtype != jnp.bfloat16:
-      return f"it needs bfloat16, not {x.dtype} {name}"
-    if x.shape[-1] > WIDTH:
-      return f"it needs heads of at most {WIDTH}, not {x.shape[-1]} of {name}"
-  if isinstance(scale, jax.Array) or not scale > 0:
-    return f"it needs a scale that is a positive number, not {scale}"
-  return None
+  return matrix_states.refusal(q, k, v, scale)

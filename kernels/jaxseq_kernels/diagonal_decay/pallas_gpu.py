@@ -43,10 +43,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxseq_kernels import hopper
+from jaxseq_kernels.matrix_states import CHUNK
 
-__all__ = ["BLOCK", "CHUNK", "ends", "gradients", "scan"]
+__all__ = ["BLOCK", "ends", "gradients", "scan"]
 
-CHUNK = 64  # Tokens.
 BLOCK = 64  # Columns of the values and channels of the keys that are taken at a time.
 STAGES = 2  # Blocks of channels that are copied ahead.
 HALVES = (32, 16, 8)  # Of the blocks whose halves are multiplied.
@@ -113,15 +113,10 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
     maths = _Maths(hopper.plain_product if interpret else hopper.product, zero_s)
     product = maths.product
 
-    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
-    block = jax.lax.axis_index("block")
-    b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
+    batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
     # What is beyond the array's end arrives as 0.
     channels = [pl.ds(block * 0 + c * BLOCK, BLOCK) for c in range(blocks)]
-    size = -(-N // P)
-    first = piece * size
-    count = jnp.clip(N - first, 0, size)
 
     def place(step):
       n = first + (count - 1 - step if reverse else step)
@@ -227,7 +222,7 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
         totals_ref.at[batch, head, at][...] = totals[c]
     plgpu.wait_smem_to_gmem(0)
 
-  of_keys = lambda dtype: _tiles((STAGES, CHUNK, BLOCK), dtype, K)
+  of_keys = lambda dtype: hopper.tiles((STAGES, CHUNK, BLOCK), dtype, K)
   out_type = [jax.ShapeDtypeStruct((B * P, H, V, blocks * BLOCK), f32)]
   if not reads:
     out_type.append(jax.ShapeDtypeStruct((B * P, H, blocks * BLOCK), f32))
@@ -246,11 +241,11 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
       of_keys(bf16) if reads else None,
       of_keys(bf16),
       of_keys(f32),
-      _tiles((CHUNK, BLOCK), bf16),
-      _tiles((CHUNK, CHUNK), bf16) if scores is not None else None,
-      _tiles((CHUNK, BLOCK), jnp.float16),
-      _tiles((CHUNK, BLOCK), bf16),
-      _tiles((CHUNK, BLOCK), bf16) if reads else None,
+      hopper.tiles((CHUNK, BLOCK), bf16),
+      hopper.tiles((CHUNK, CHUNK), bf16) if scores is not None else None,
+      hopper.tiles((CHUNK, BLOCK), jnp.float16),
+      hopper.tiles((CHUNK, BLOCK), bf16),
+      hopper.tiles((CHUNK, BLOCK), bf16) if reads else None,
       plgpu.SMEM((CHUNK,), jnp.int32),
       plgpu.Barrier(num_arrivals=3 if reads else 2, num_barriers=STAGES),
       plgpu.Barrier(num_arrivals=1 if scores is None else 2),
@@ -380,16 +375,19 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       plgpu.copy_smem_to_gmem(x, ref.at[b, rows, head, channels])
     plgpu.wait_smem_to_gmem(0)
 
-  of_keys, of_values = _tiles((CHUNK, BLOCK), bf16, K), _tiles((CHUNK, V), bf16)
-  states = _tiles((max(V, 2 * CHUNK), BLOCK), bf16)
+  of_keys, of_values = (
+    hopper.tiles((CHUNK, BLOCK), bf16, K),
+    hopper.tiles((CHUNK, V), bf16),
+  )
+  states = hopper.tiles((max(V, 2 * CHUNK), BLOCK), bf16)
   run = plgpu.kernel(
     program,
     out_type=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, g)],
     grid=(B * N, H, blocks),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      *(of_keys, of_keys, of_values, of_values, _tiles((CHUNK, BLOCK), f32, K)),
-      *(states, states, _tiles((CHUNK, BLOCK), jnp.float16)),
+      *(of_keys, of_keys, of_values, of_values, hopper.tiles((CHUNK, BLOCK), f32, K)),
+      *(states, states, hopper.tiles((CHUNK, BLOCK), jnp.float16)),
       plgpu.SMEM((CHUNK,), jnp.int32),
       *(plgpu.Barrier(num_arrivals=count) for count in (3, 2, 2)),
     ],
@@ -552,11 +550,3 @@ def _load(ref, layout=hopper.TILE):
 
 def _wide(ref):
   return _load(ref).astype(jnp.float32)
-
-
-def _tiles(shape, dtype, columns=BLOCK):
-  """`hopper.tiles`, also of float32, whose tiles have 32 columns."""
-  size = jnp.dtype(dtype).itemsize
-  width = 64 if columns % 64 == 0 and size == 2 else 32
-  transforms = (plgpu.TilingTransform((8, width)), plgpu.SwizzleTransform(width * size))
-  return plgpu.SMEM(shape, dtype, transforms=transforms)

@@ -2,17 +2,13 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 
+from jaxseq_kernels import matrix_states
 from jaxseq_kernels.gated_delta_rule import vjp
+from jaxseq_kernels.matrix_states import CHUNK, LOWEST, pad, up
 
 __all__ = ["fused", "refusal"]
-
-CHUNK = 64
-WIDTH = 256  # The largest K and V: a state is [64, K] in a warpgroup's registers.
-PROGRAMS = 2 * 132  # That a Hopper GPU runs at a time.
-LOWEST = -150.0  # The binary logarithm of nothing, in float32.
 
 
 def fused(
@@ -40,10 +36,6 @@ def fused(
   """
   B, T, H, K = q.shape
   V = v.shape[-1]
-  up = lambda size, multiple: -(-size // multiple) * multiple
-  pad = lambda x, *sizes: jnp.pad(
-    x, [(0, size - n) for n, size in zip(x.shape, sizes, strict=True)]
-  )
   N = -(-T // CHUNK)
   by_chunk = lambda x: pad(x, B, N * CHUNK, H).swapaxes(1, 2).reshape(B, H, N, CHUNK)
   g, beta = jnp.zeros((B, T, H)), beta.astype(jnp.float32)
@@ -58,8 +50,7 @@ def fused(
   v = pad(v, B, up(T, 8), H, up(V, 64))
   if state is not None:
     state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
-  pieces = PROGRAMS // (B * H * (up(max(K, V), 64) // 64))
-  pieces = max(1, min(pieces, N // 4))
+  pieces = matrix_states.count_pieces(B * H * (up(max(K, V), 64) // 64), N)
   o, last = vjp.scan(
     q, k, v, *map(by_chunk, (g, beta)), state, scale, pieces, interpret
   )
@@ -70,11 +61,4 @@ def refusal(
   q, k, v, log_decay, beta, state, starts, valid, *, scale, backend
 ) -> str | None:
   """Why `fused` cannot take these arrays, or None."""
-  for name, x in dict(q=q, k=k, v=v).items():
-    if x.dtype != jnp.bfloat16:
-      return f"it needs bfloat16, not {x.dtype} {name}"
-    if x.shape[-1] > WIDTH:
-      return f"it needs heads of at most {WIDTH}, not {x.shape[-1]} of {name}"
-  if isinstance(scale, jax.Array) or not scale > 0:
-    return f"it needs a scale that is a positive number, not {scale}"
-  return None
+  return matrix_states.refusal(q, k, v, scale)

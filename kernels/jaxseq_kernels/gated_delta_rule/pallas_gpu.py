@@ -46,24 +46,16 @@ from jaxlib.mlir.dialects import arith, memref, nvvm, vector
 from jaxlib.mlir.dialects import math as mlir_math
 
 from jaxseq_kernels import hopper
+from jaxseq_kernels.matrix_states import CHUNK, up
 
-__all__ = ["BLOCK", "CHUNK", "inverses", "keys", "scan", "values"]
+__all__ = ["BLOCK", "inverses", "keys", "maps", "scan", "values"]
 
-CHUNK = 64  # Tokens.
 BLOCK = 64  # Columns of the values, or of the keys, that a program has.
 STAGES = 2  # Chunks that are copied ahead.
 FENCE = 4  # Columns of an inverse between two that the compiler may not mix.
 ROW = CHUNK + 8  # Of a matrix in shared memory, padded: its columns in other banks.
 
 bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
-
-
-def _up(size):
-  return -(-size // 64) * 64
-
-
-def _load(ref):
-  return plgpu.load(ref, layout=hopper.TILE).astype(f32)
 
 
 def inverses(k, g, beta, *, interpret=False):
@@ -76,7 +68,7 @@ def inverses(k, g, beta, *, interpret=False):
     beta: As g.
   """
   B, T, H, K = k.shape
-  N, depth = g.shape[2], _up(K)
+  N, depth = g.shape[2], up(K, 64)
   product = hopper.plain_product if interpret else hopper.product
 
   def program(
@@ -234,7 +226,7 @@ def maps(k, v, G, beta, T, *, pieces, interpret=False):
   """
   (last,) = _walk(None, k, v, G, beta, T, None, pieces, 1, False, interpret)
   last = last.reshape(-1, pieces, *last.shape[1:])
-  width = _up(v.shape[-1])
+  width = up(v.shape[-1], 64)
   return last[..., :width, :], last[..., width:, :]
 
 
@@ -242,7 +234,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
   B, length, H, K = k.shape
   V, N = v.shape[-1], G.shape[2]
   P = pieces if state is None else state.shape[0] // B
-  depth, width = _up(K), _up(V)
+  depth, width = up(K, 64), up(V, 64)
   identity = width  # Where the columns of the identity begin.
   if q is None:
     width += depth
@@ -261,14 +253,9 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     w_ref, S_ref = (refs.pop(0), refs.pop(0)) if keep else (None, None)
     q_s, k_s, v_s, T_s, P_s, w_s, S_s, G_rows, G_cols, beta_s, arrived, q_arrived = refs
 
-    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
-    block = jax.lax.axis_index("block")
-    b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
+    batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
     all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
-    size = -(-N // P)
-    first = piece * size
-    count = jnp.clip(N - first, 0, size)
     tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
 
     def fetch(step):
@@ -302,7 +289,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       total = G_cols[slot, CHUNK - 1]
       S_b = S.astype(bf16)
       y = product(S_b, k.T) * hopper.along_cols(-jnp.exp2(G), BLOCK)
-      y += _load(v_s.at[slot].T)
+      y += hopper.load(v_s.at[slot].T)
       w = _solved(product, y, T_s.at[slot].T)
       n_ = w * hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
       if q is not None:
@@ -401,7 +388,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
   V, N = do.shape[-1], G.shape[2]
   ends = pieces is not None
   P = pieces or (1 if state is None else state.shape[0] // B)
-  depth, width = _up(K), _up(V)
+  depth, width = up(K, 64), up(V, 64)
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, G, beta, T, state) if y is not None]
   log_scale = math.log2(scale)
@@ -415,14 +402,9 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
     dv_ref = None if ends else refs.pop(0)
     q_s, k_s, do_s, T_s, P_s, G_rows, G_cols, beta_s, arrived = refs
 
-    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
-    block = jax.lax.axis_index("block")
-    b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
+    batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
     all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
-    size = -(-N // P)
-    first = piece * size
-    count = jnp.clip(N - first, 0, size)
     tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
 
     def fetch(step):
@@ -523,7 +505,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
   B, length, H, K = k.shape
   V, N = do.shape[-1], G.shape[2]
   P = 1 if state is None else state.shape[0] // B
-  depth, blocks = _up(V), _up(K) // BLOCK
+  depth, blocks = up(V, 64), up(K, 64) // BLOCK
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, dv, w, G, beta, S, state) if y is not None]
 
@@ -552,14 +534,9 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       S_arrived,
     ) = refs[4:]
 
-    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
-    block = jax.lax.axis_index("block")
-    b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
+    batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
     all_values = pl.ds(block * 0, depth)  # Beyond the array's end are zeros.
-    size = -(-N // P)
-    first = piece * size
-    count = jnp.clip(N - first, 0, size)
     part = lambda c: pl.ds(c * BLOCK, BLOCK)
     place = lambda step: first + count - 1 - step
     tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
@@ -603,7 +580,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       for c in range(depth // BLOCK):
         R_c = R[:, c * BLOCK : (c + 1) * BLOCK]
         R_s.at[part(c)][...] = R_c.astype(bf16)
-        z += hopper.sum_of_rows(R_c * _load(S_s.at[part(c)].T))
+        z += hopper.sum_of_rows(R_c * hopper.load(S_s.at[part(c)].T))
       plgpu.commit_smem()
       G_i = plgpu.load(G_rows, layout=hopper.ROWS)
       G_j = plgpu.load(G_cols, layout=hopper.COLS)
@@ -620,7 +597,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       for c in range(depth // BLOCK):
         dk = product(w_s.at[:, part(c)], R_s.at[part(c)].T, dk)
       dk *= hopper.along_rows(jnp.exp2(total - G_i), BLOCK)
-      dbeta = hopper.sum_of_rows(dk * _load(k_s))
+      dbeta = hopper.sum_of_rows(dk * hopper.load(k_s))
       dk *= hopper.along_rows(beta_i, BLOCK)
       written = dbeta * beta_i
 
@@ -646,11 +623,11 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       # What is read of the state before.
       since = jnp.exp2(G_i)
       reads = product(dv_s, S_s) * hopper.along_rows(-since, BLOCK)
-      read += hopper.sum_of_rows(reads * _load(k_s))
+      read += hopper.sum_of_rows(reads * hopper.load(k_s))
       pairs_k[...] = (dk + reads).astype(bf16)
       dq = product(do_s, S_s) * hopper.along_rows(since * scale, BLOCK)
       pl.when(more)(lambda: fetch_S(step + 1))
-      read += hopper.sum_of_rows(dq * _load(q_s))
+      read += hopper.sum_of_rows(dq * hopper.load(q_s))
       dq = product(pairs_q, k_s, dq)
       pairs_q[...] = dq.astype(bf16)
       plgpu.commit_smem()
@@ -665,8 +642,8 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
 
       R *= hopper.along_rows(_row(jnp.exp2(total)), depth)
       since = hopper.along_cols(jnp.exp2(G_j), BLOCK)
-      R = product((_load(q_s.T) * (since * scale)).astype(bf16), do_s, R)
-      R = product((_load(k_s.T) * -since).astype(bf16), dv_s, R)
+      R = product((hopper.load(q_s.T) * (since * scale)).astype(bf16), do_s, R)
+      R = product((hopper.load(k_s.T) * -since).astype(bf16), dv_s, R)
 
       @pl.when(more)
       def _():

@@ -15,6 +15,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxseq_kernels import matrix_states
+
 __all__ = ["scan"]
 
 
@@ -61,10 +63,8 @@ def _backward(scale, pieces, interpret, kept, gradients):
   from jaxseq_kernels.gated_delta_rule import pallas_gpu
 
   q, k, G, beta, T, M, stateless, w, S = kept
-  do, dlast = gradients
-  zero = lambda x: isinstance(x, jax.custom_derivatives.SymbolicZero)
-  do = jnp.zeros(w.shape, w.dtype) if zero(do) else do
-  dlast = None if zero(dlast) else dlast
+  do, dlast = map(matrix_states.given, gradients)
+  do = jnp.zeros_like(w) if do is None else do
   options = dict(scale=scale, interpret=interpret)
 
   after = dlast

@@ -2,17 +2,13 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 
+from jaxseq_kernels import matrix_states
+from jaxseq_kernels.matrix_states import CHUNK, LOWEST, pad, up
 from jaxseq_kernels.scalar_decay import vjp
 
 __all__ = ["fused", "refusal"]
-
-CHUNK = 64
-WIDTH = 256  # The largest K and V: a state is [64, K] in a warpgroup's registers.
-PROGRAMS = 2 * 132  # That a Hopper GPU runs at a time.
-LOWEST = -150.0  # The binary logarithm of nothing, in float32.
 
 
 def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret=False):
@@ -35,10 +31,6 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
   """
   B, T, H, K = q.shape
   V = v.shape[-1]
-  up = lambda size, multiple: -(-size // multiple) * multiple
-  pad = lambda x, *sizes: jnp.pad(
-    x, [(0, size - n) for n, size in zip(x.shape, sizes, strict=True)]
-  )
   N = -(-T // CHUNK)
   g = jnp.maximum(log_decay.astype(jnp.float32) * math.log2(math.e), LOWEST)
   if starts is not None:
@@ -52,18 +44,11 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
   v = pad(v, B, up(T, 8), H, up(V, 32))
   if state is not None:
     state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
-  pieces = PROGRAMS // (B * H * (up(max(K, V), 64) // 64))
-  o, last = vjp.scan(q, k, v, g, state, scale, max(1, min(pieces, N // 4)), interpret)
+  pieces = matrix_states.count_pieces(B * H * (up(max(K, V), 64) // 64), N)
+  o, last = vjp.scan(q, k, v, g, state, scale, pieces, interpret)
   return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
 
 def refusal(q, k, v, log_decay, state, starts, valid, *, scale, backend) -> str | None:
   """Why `fused` cannot take these arrays, or None."""
-  for name, x in dict(q=q, k=k, v=v).items():
-    if x.dtype != jnp.bfloat16:
-      return f"it needs bfloat16, not {x.dtype} {name}"
-    if x.shape[-1] > WIDTH:
-      return f"it needs heads of at most {WIDTH}, not {x.shape[-1]} of {name}"
-  if isinstance(scale, jax.Array) or not scale > 0:
-    return f"it needs a scale that is a positive number, not {scale}"
-  return None
+  return matrix_states.refusal(q, k, v, scale)

@@ -33,10 +33,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxseq_kernels import hopper
+from jaxseq_kernels.matrix_states import CHUNK, up
 
-__all__ = ["BLOCK", "CHUNK", "ends", "keys", "queries", "scan"]
+__all__ = ["BLOCK", "ends", "keys", "queries", "scan"]
 
-CHUNK = 64  # Tokens.
 BLOCK = 64  # Columns of the values that a program has.
 ANCHOR = 2  # Chunks from one state that is kept to the next.
 STAGES = 2  # Chunks that are copied ahead.
@@ -60,8 +60,7 @@ def scan(q, k, v, g, state, *, scale, reverse=False, interpret=False):
   Returns:
     o [B, T, H, V] bfloat16 and the states after each piece, as those before.
   """
-  o, last = _walk(q, k, v, g, state, scale, reverse, interpret, "scan")
-  return o, last
+  return _walk(q, k, v, g, state, scale, reverse, interpret, "scan")
 
 
 def ends(k, v, g, *, pieces, scale, reverse=False, interpret=False):
@@ -81,19 +80,18 @@ def queries(do, v, k, g, state, q, *, scale, interpret=False):
   B, T, H, K = q.shape
   P = 1 if state is None else state.shape[0] // B
   N = g.shape[2]
-  blocks, depth = pl.cdiv(K, BLOCK), _up(v.shape[-1])
+  blocks, depth = pl.cdiv(K, BLOCK), up(v.shape[-1], 64)
   anchors = pl.cdiv(pl.cdiv(N, P), ANCHOR)
 
   def collect(at, z):
     rows_ref, anchors_ref = at.outs
     M = at.product(at.x, at.v.T) * at.scores
-    rows = hopper.sum_of_rows(M) + hopper.sum_of_rows(at.o * at.load(at.x))
-    rows_ref.at[at.b, at.head, at.block, at.n][...] = rows
+    rows = hopper.sum_of_rows(M) + hopper.sum_of_rows(at.o * hopper.load(at.x))
+    rows_ref.at[at.chunk][...] = rows
 
-    @pl.when(at.anchor >= 0)
+    @pl.when(at.is_anchor)
     def _():
-      to = anchors_ref.at[at.batch, at.head, at.anchor, at.columns]
-      plgpu.copy_smem_to_gmem(at.state, to)
+      plgpu.copy_smem_to_gmem(at.state, anchors_ref.at[at.anchor])
 
     return z
 
@@ -101,9 +99,8 @@ def queries(do, v, k, g, state, q, *, scale, interpret=False):
     jax.ShapeDtypeStruct((B, H, blocks, N, CHUNK), jnp.float32),
     jax.ShapeDtypeStruct((B * P, H, anchors, blocks * BLOCK, depth), jnp.bfloat16),
   )
-  dq, _, rows, kept = _walk(
-    do, v, k, g, state, scale, False, interpret, "queries", q, None, (), outs, collect
-  )
+  options = scale, False, interpret, "queries", q, None, (), outs, collect
+  dq, _, rows, kept = _walk(do, v, k, g, state, *options)
   return dq, rows, kept
 
 
@@ -113,47 +110,27 @@ def keys(v, do, q, g, state, k, rows, anchors, *, scale, interpret=False):
   def collect(at, z):
     (anchors_ref,), (dg_ref,) = at.ins, at.outs
 
-    @pl.when(at.anchor >= 0)
+    @pl.when(at.is_anchor)
     def _():
-      kept = anchors_ref.at[at.batch, at.head, at.anchor, at.columns]
-      plgpu.copy_gmem_to_smem(kept, at.state, at.kept_arrived)
+      plgpu.copy_gmem_to_smem(anchors_ref.at[at.anchor], at.state, at.kept_arrived)
 
     M = at.product(at.x, at.v.T) * at.scores  # Transposed.
-    b = hopper.sum_of_rows(at.o * at.load(at.x))
+    b = hopper.sum_of_rows(at.o * hopper.load(at.x))
     turn = lambda x: _turned(x, at.spare)
-    z = jax.lax.cond(
-      at.anchor >= 0,
-      lambda: turn(_anchored(at)),
-      lambda: z - turn(b),
-    )
+    z = jax.lax.cond(at.is_anchor, lambda: turn(_anchored(at)), lambda: z - turn(b))
     here = plgpu.load(at.rows, layout=hopper.COLS) - turn(hopper.sum_of_rows(M))
     t, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
     here_and_b = jnp.where(
       j >= t, hopper.along_cols(here, CHUNK), hopper.along_cols(turn(b), CHUNK)
     )
     dg = hopper.sum_of_rows(here_and_b + hopper.along_cols(z, CHUNK))
-    dg_ref.at[at.b, at.head, at.block, at.n][...] = dg
-    return plgpu.layout_cast(
-      z + here, hopper.COLS
-    )  # The chunk's own pairs are no more.
+    dg_ref.at[at.chunk][...] = dg
+    # For the chunk before, its own pairs add nothing.
+    return plgpu.layout_cast(z + here, hopper.COLS)
 
   outs = (jax.ShapeDtypeStruct(rows.shape, rows.dtype),)
-  dk, _, dg = _walk(
-    v,
-    do,
-    q,
-    g,
-    state,
-    scale,
-    True,
-    interpret,
-    "keys",
-    k,
-    rows,
-    (anchors,),
-    outs,
-    collect,
-  )
+  options = scale, True, interpret, "keys", k, rows, (anchors,), outs, collect
+  dk, _, dg = _walk(v, do, q, g, state, *options)
   return dk, dg
 
 
@@ -167,25 +144,16 @@ def _turned(x, spare):
 def _anchored(at):
   """z = exp2(G_C) <S, dS'> as a sum over rows."""
   plgpu.barrier_wait(at.kept_arrived)
-  return hopper.sum_of_rows(at.S * at.load(at.state)) * jnp.exp2(at.total)
-
-
-def _up(size):
-  return pl.cdiv(size, 64) * 64
+  return hopper.sum_of_rows(at.S * hopper.load(at.state)) * jnp.exp2(at.total)
 
 
 class _At(NamedTuple):
   """What a scan shows of a chunk to those that collect something."""
 
-  b: Any
-  batch: Any
-  head: Any
-  block: Any
-  n: Any
-  anchor: Any  # Of the states kept, that before this chunk; -1 if it is not kept.
-  columns: Any
+  chunk: Any  # The indices of what is kept by chunk and block of columns.
+  anchor: Any  # And by anchor.
+  is_anchor: Any  # Whether the state before the chunk is kept.
   product: Any
-  load: Any
   S: Any  # The state before, [BLOCK, K'].
   state: Any  # The same in shared memory, bfloat16, until something else is put there.
   kept_arrived: Any
@@ -220,11 +188,10 @@ def _walk(
   B, T, H, K = k.shape
   V, N = v.shape[-1], g.shape[2]
   P = pieces if state is None else state.shape[0] // B
-  depth, width = _up(K), _up(V)
+  depth, width = up(K, 64), up(V, 64)
   columns_of = 64 if K % 64 == V % 64 == 0 else 32
   bf16, f32 = jnp.bfloat16, jnp.float32
   product = hopper.plain_product if interpret else hopper.product
-  load = lambda ref: plgpu.load(ref, layout=hopper.TILE).astype(f32)
   arrays = [y for y in (q, k, v, g, state, x, rows, *ins) if y is not None]
   parts = depth // 64
   arrived_size = 4 if q is None else 4 + parts
@@ -258,14 +225,9 @@ def _walk(
       kept_arrived,
     ) = refs
 
-    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
-    block = jax.lax.axis_index("block")
-    b, piece = jax.lax.div(batch, P), jax.lax.rem(batch, P)
+    batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
     all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
-    size = pl.cdiv(N, P)
-    first = piece * size
-    count = jnp.clip(N - first, 0, size)
 
     def place(step):
       local = count - 1 - step if reverse else step
@@ -313,43 +275,33 @@ def _walk(
         cut = lambda y: [y.at[:, pl.ds(64 * part, 64)].T for part in range(parts)]
         scores = product(q, cut(k))
         o = product(q, cut(state_s))
-        share = hopper.along_rows(gates.rows, CHUNK) - hopper.along_cols(
-          gates.cols, CHUNK
-        )
-        scores *= jnp.exp2(
-          jnp.where((i <= j) if reverse else (i >= j), share, -jnp.inf)
-        )
+        share = hopper.along_rows(gates.rows, CHUNK)
+        share -= hopper.along_cols(gates.cols, CHUNK)
+        seen = (i <= j) if reverse else (i >= j)
+        scores *= jnp.exp2(jnp.where(seen, share, -jnp.inf))
         o *= hopper.along_rows(jnp.exp2(gates.rows + gates.shift), BLOCK)
         if collect is not None:
           plgpu.barrier_wait(x_arrived)
           last = (local == count - 1) | (jax.lax.rem(local, ANCHOR) == ANCHOR - 1)
-          anchor = jnp.where(last, jax.lax.div(local, ANCHOR), -1)
-          z = collect(
-            _At(
-              b,
-              batch,
-              head,
-              block,
-              n,
-              anchor,
-              columns,
-              product,
-              load,
-              S,
-              state_s,
-              kept_arrived,
-              gates.total,
-              scores,
-              o,
-              v,
-              x_s,
-              rows_s,
-              spare,
-              in_refs,
-              out_refs,
-            ),
-            z,
+          at = _At(
+            chunk=(b, head, block, n),
+            anchor=(batch, head, jax.lax.div(local, ANCHOR), columns),
+            is_anchor=last,
+            product=product,
+            S=S,
+            state=state_s,
+            kept_arrived=kept_arrived,
+            total=gates.total,
+            scores=scores,
+            o=o,
+            v=v,
+            x=x_s,
+            rows=rows_s,
+            spare=spare,
+            ins=in_refs,
+            outs=out_refs,
           )
+          z = collect(at, z)
           pl.when(step + 1 < count)(lambda: fetch_x(step + 1))
         o = product(scores.astype(bf16), v, o)
         o_s = q_s.at[slot, 0]  # The queries are not needed any more.
@@ -357,7 +309,7 @@ def _walk(
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(o_s, o_ref.at[b, rows, head, columns])
 
-      writes = load(v.T) * hopper.along_cols(gates.writes, BLOCK)
+      writes = hopper.load(v.T) * hopper.along_cols(gates.writes, BLOCK)
       S *= hopper.along_rows(jnp.exp2(gates.total), depth)
       S = product(writes.astype(bf16), k, S)
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)

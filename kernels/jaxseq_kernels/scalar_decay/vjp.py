@@ -20,6 +20,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxseq_kernels import matrix_states
+
 __all__ = ["scan"]
 
 
@@ -62,10 +64,8 @@ def _backward(scale, pieces, interpret, kept, gradients):
   from jaxseq_kernels.scalar_decay import pallas_gpu
 
   q, k, v, g, stateless, before = kept
-  do, dlast = gradients
-  zero = lambda x: isinstance(x, jax.custom_derivatives.SymbolicZero)
-  do = jnp.zeros(v.shape, v.dtype) if zero(do) else do
-  dlast = None if zero(dlast) else dlast
+  do, dlast = map(matrix_states.given, gradients)
+  do = jnp.zeros_like(v) if do is None else do
   transpose = lambda x: None if x is None else x.swapaxes(-1, -2)
   options = dict(scale=scale, interpret=interpret)
 

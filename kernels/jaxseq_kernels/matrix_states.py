@@ -1,0 +1,92 @@
+"""What the packages of matrix-state recurrences share around their kernels."""
+
+import jax
+import jax.numpy as jnp
+
+__all__ = [
+  "CHUNK",
+  "LOWEST",
+  "by_token",
+  "count_pieces",
+  "given",
+  "pad",
+  "refusal",
+  "up",
+]
+
+CHUNK = 64  # Tokens.
+WIDTH = 256  # The largest K and V: a state is [64, K] in a warpgroup's registers.
+PROGRAMS = 2 * 132  # That a Hopper GPU runs at a time.
+LOWEST = -150.0  # The binary logarithm of nothing, in float32.
+
+
+def by_token(update, q, k, v, gates, state, starts, valid, *, scale):
+  """The recurrence S_t = update(S_{t-1}, k_t, v_t, *gates_t), o_t = scale S_t^T q_t.
+
+  In the dtype of the state: the oracle of the kernels' tests.
+
+  Args:
+    update: Of one token.
+    q: [B, T, H, K].
+    k: [B, T, H, K].
+    v: [B, T, H, V].
+    gates: [B, T, H] or [B, T, H, K] each.
+    state: [B, H, K, V], before the first token.
+    starts: [B, T] bool, where the state is dropped first.
+    valid: [B, T] bool; other tokens read 0 and leave the state as it is.
+    scale: Of the queries.
+
+  Returns:
+    o [B, T, H, V] and the last state.
+  """
+
+  def step(S, token):
+    (q, k, v, *gates), start, valid = token
+    valid = valid[:, None, None]
+    S = jnp.where(start[:, None, None, None], 0, S)
+    S = jnp.where(valid[..., None], update(S, k, v, *gates), S)
+    o = scale * jnp.einsum("bhk,bhkv->bhv", q, S, precision="highest")
+    return S, jnp.where(valid, o, 0)
+
+  arrays = [x.astype(state.dtype) for x in (q, k, v, *gates)]
+  by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), (arrays, starts, valid))
+  S, o = jax.lax.scan(step, state, by_time)
+  return o.swapaxes(0, 1), S
+
+
+def refusal(q, k, v, scale) -> str | None:
+  """Why no kernel takes these, or None."""
+  for name, x in dict(q=q, k=k, v=v).items():
+    if x.dtype != jnp.bfloat16:
+      return f"it needs bfloat16, not {x.dtype} {name}"
+    if x.shape[-1] > WIDTH:
+      return f"it needs heads of at most {WIDTH}, not {x.shape[-1]} of {name}"
+  if isinstance(scale, jax.Array) or not scale > 0:
+    return f"it needs a scale that is a positive number, not {scale}"
+  return None
+
+
+def count_pieces(programs: int, chunks: int) -> int:
+  """Into how many a sequence is cut, so that the programs fill the device.
+
+  Args:
+    programs: That one piece of every sequence makes.
+    chunks: Of a sequence; a piece has four at least.
+  """
+  return max(1, min(PROGRAMS // programs, chunks // 4))
+
+
+def up(size: int, multiple: int) -> int:
+  """The next multiple."""
+  return -(-size // multiple) * multiple
+
+
+def pad(x, *sizes: int):
+  """Zeros at the end of each axis, up to these sizes."""
+  return jnp.pad(x, [(0, size - n) for n, size in zip(x.shape, sizes, strict=True)])
+
+
+def given(gradient):
+  """A gradient, or None if nothing depends on what it would be of."""
+  zero = isinstance(gradient, jax.custom_derivatives.SymbolicZero)
+  return None if zero else gradient
