@@ -1,5 +1,6 @@
 """The GPU kernels against their recurrences: interpreted, or on a GPU as they are."""
 
+import functools
 import importlib
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from jaxseq import ops
+from jaxseq.ops import dispatch
 
 pytest.importorskip("jax.experimental.pallas.mosaic_gpu")
 
@@ -136,6 +138,42 @@ def test_documents_in_a_row_are_as_if_alone(op):
     alone = lambda x, mine=mine: jnp.zeros_like(x).at[:, : len(mine)].set(x[:, mine])
     want = run(jnp.zeros_like(starts), *map(alone, arrays))[:, : len(mine)]
     assert error(together[:, mine].astype(jnp.float32), want.astype(jnp.float32)) < 5e-3
+
+
+def test_a_decay_that_rounding_leaves_above_zero_is_none():
+  (q, k, v, _, state), _, _, gradients = draw("scalar_decay", T=70, stateful=True)
+  run = lambda *x: package("scalar_decay").fused(
+    *x, None, None, scale=1.0, backend="gpu", interpret=interpreter()
+  )
+  above, at = (
+    value_and_gradients(run, (q, k, v, jnp.full((1, 70, 1), g), state), gradients)
+    for g in (1e-7, 0.0)
+  )
+  for a, b in zip(above, at, strict=True):
+    np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
+
+
+@pytest.mark.skipif(ON_GPU, reason="there the kernel runs")
+def test_mlstm_takes_it_for_memory_and_normalizer(monkeypatch):
+  (q, k, v, f, C), _, _, gradients = draw("scalar_decay", T=70, H=2, stateful=True)
+  fused = functools.partial(package("scalar_decay").fused, interpret=interpreter())
+  monkeypatch.setattr(package("scalar_decay"), "fused", fused)
+  monkeypatch.setattr(dispatch, "no_kernels", lambda backend: None)
+  m = jnp.zeros(C.shape[:2])
+
+  def run(form, q, k, v, i, f, C):
+    state = ops.MLSTMState(C, C[..., 0], m)
+    h, S = ops.mlstm(q, k, v, i, f, initial_state=state, implementation=form)
+    return h, S.C
+
+  def both(form, *wide):
+    arrays = (*(x.astype(*wide) if wide else x for x in (q, k, v)), 5 * f + 1, f, C)
+    return value_and_gradients(functools.partial(run, form), arrays, gradients)
+
+  kernel, chunked = both("pallas_gpu"), both("chunked")
+  exact = both("recurrent", jnp.float32)
+  for a, b, c in zip(kernel, chunked, exact, strict=True):
+    assert error(a, c) < 2 * error(b, c) + 1e-3
 
 
 @each_op

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 from jaxseq_kernels import matrix_states
@@ -18,7 +19,7 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
     q: [B, T, H, K] bfloat16.
     k: [B, T, H, K] bfloat16.
     v: [B, T, H, V] bfloat16.
-    log_decay: [B, T, H].
+    log_decay: [B, T, H], at most 0 but for rounding.
     state: [B, H, K, V] float32, before the first token, or None for zeros.
     starts: [B, T] bool, where the state is dropped first, or None for nowhere.
     valid: [B, T] bool; other tokens read 0 and write nothing. None for all.
@@ -33,6 +34,8 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
   V = v.shape[-1]
   N = -(-T // CHUNK)
   g = jnp.maximum(log_decay.astype(jnp.float32) * math.log2(math.e), LOWEST)
+  # What rounding has left above 0 counts as 0, for what is positive has a meaning here.
+  g -= jax.lax.stop_gradient(jnp.maximum(g, 0))
   if starts is not None:
     g = jnp.where(starts[..., None], LOWEST, g)
   if valid is not None:
