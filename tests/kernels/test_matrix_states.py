@@ -153,6 +153,25 @@ def test_a_decay_that_rounding_leaves_above_zero_is_none():
     np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
 
 
+def test_a_bonus_for_the_current_token_is_time_mix():
+  (q, k, v, g, state), _, _, gradients = draw("diagonal_decay", T=70, stateful=True)
+  bonus = 0.1 * jnp.arange(64.0)[None]
+  fused = lambda *x: package("diagonal_decay").fused(
+    *x[:-1], None, None, x[-1], scale=0.7, backend="gpu", interpret=interpreter()
+  )
+  exact = lambda q, k, v, g, S, u: ops.time_mix(
+    q, k, v, g, u, initial_state=S, scale=0.7, implementation="recurrent"
+  )
+  arrays = (q, k, v, g, state, bonus)
+  wide = [x.astype(jnp.float32) for x in arrays]
+  got, want = (
+    value_and_gradients(run, x, gradients)
+    for run, x in ((fused, arrays), (exact, wide))
+  )
+  errors = [float(error(a, b)) for a, b in zip(got, want, strict=True)]
+  assert max(errors) < 5e-3, errors
+
+
 @pytest.mark.skipif(ON_GPU, reason="there the kernel runs")
 def test_mlstm_takes_it_for_memory_and_normalizer(monkeypatch):
   (q, k, v, f, C), _, _, gradients = draw("scalar_decay", T=70, H=2, stateful=True)
@@ -178,19 +197,14 @@ def test_mlstm_takes_it_for_memory_and_normalizer(monkeypatch):
 
 @each_op
 @pytest.mark.parametrize("K,V", [(128, 128), (64, 256)])
-def test_it_lowers_for_a_hopper_gpu_forward_and_backward(op, K, V):
+def test_it_lowers_for_a_hopper_gpu_forward_and_backward(op, K, V, lowered_for_hopper):
   def loss(*x):
     fused = package(op).fused(*x, None, None, None, scale=1.0, backend="gpu")
     return sum(jnp.sum(y.astype(jnp.float32)) for y in fused)
 
   (*arrays, _), *_ = jax.eval_shape(lambda: draw(op, 1, 4096, 16, K, V))
-  device = AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
-  mesh = AbstractMesh((1,), ("x",), abstract_device=device)
-  unchecked = [jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")]
-  with jax.sharding.use_abstract_mesh(mesh):
-    run = jax.jit(jax.grad(loss, argnums=tuple(range(len(arrays)))))
-    program = jax.export.export(run, platforms=["cuda"], disabled_checks=unchecked)
-    text = program(*arrays).mlir_module()
+  gradient = jax.grad(loss, argnums=tuple(range(len(arrays))))
+  text = lowered_for_hopper(gradient, *arrays)
   assert text.count(f"{op}_") > 3
 
 

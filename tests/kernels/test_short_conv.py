@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import AbstractDevice, AbstractMesh
 from jaxseq_kernels import releases
 from jaxseq_kernels.short_conv import fused, reference, refusal
 
@@ -109,15 +108,10 @@ def shapes(*sizes):
   return [jax.ShapeDtypeStruct(s, k) for s, k in zip(sizes, kinds)]
 
 
-def test_it_lowers_for_a_hopper_gpu():
-  run = jax.jit(functools.partial(fused, activation="silu", backend="gpu"))
+def test_it_lowers_for_a_hopper_gpu(lowered_for_hopper):
+  run = functools.partial(fused, activation="silu", backend="gpu")
   args = shapes((2, 256, 512), (4, 512), (512,), (2, 256))
-  device = AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
-  mesh = AbstractMesh((1,), ("x",), abstract_device=device)
-  unchecked = [jax.export.DisabledSafetyCheck.custom_call("mosaic_gpu_v2")]
-  with jax.sharding.use_abstract_mesh(mesh):
-    program = jax.export.export(run, platforms=["cuda"], disabled_checks=unchecked)
-    assert "mosaic_gpu" in program(*args).mlir_module()
+  assert "mosaic_gpu" in lowered_for_hopper(run, *args)
 
 
 @pytest.mark.slow
