@@ -8,11 +8,12 @@ r"""Times the recurrences' kernels, beside other libraries' in the same run.
 A row is an op, a shape and who ran it: median milliseconds of the forward pass, and of
 forward and backward together, with the 10% and 90% quantiles, of calls that follow each
 other without waiting, ours and the peers' in turn. "Limit" is the share of the
-memory's bandwidth, which the same run measures by a copy, that is reached if each input
-were read and each output and gradient written once; "ratio" is our time by the
-fastest peer's, below 1 where we are faster. What cannot take a call is said.
+memory's bandwidth, which the same run measures by a copy, that is reached if the
+forward pass read its inputs once and the backward pass once more, with the outputs'
+gradients, and each result were written once; "ratio" is our time by the fastest peer's,
+below 1 where we are faster. What cannot take a call is said.
 
-Peers: `jla` is PyPI's jax-linear-attention, `jla_plain` its forms without kernels,
+Peers: `jla` is the kernels of PyPI's jax-linear-attention, `jla_plain` its plain forms,
 `fla` flash-linear-attention (torch, Triton; it tunes itself for minutes on first use),
 `tfla` xLSTM's mlstm-kernels (likewise), `cudnn` JAX's causal softmax attention, for
 scale. D in a shape is K and V.
@@ -233,7 +234,7 @@ def _jla(peer, name, args, options):
   from jla import ops as theirs
 
   kind, gates = JLA[name]
-  impl = "chunked" if peer == "jla_plain" else "auto"
+  impl = "chunked" if peer == "jla_plain" else "mosaic_gpu"
   options = options | {"output_final_state": "initial_state" in options}
   if name == "dplr":  # Its kernel wants to know.
     options["lower_bound"] = RWKV7_DECAY
