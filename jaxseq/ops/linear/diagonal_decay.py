@@ -94,9 +94,8 @@ def chunk(q, k, v, g, *, mask):
 
 
 IMPLEMENTATIONS = {
-  "chunked": Form(chunked),
-  # Right in the interpreter and compiled; "auto" takes it once it has run on a GPU.
   "pallas_gpu": chunks.by_kernel(kernel, "BTHK", backend="gpu"),
+  "chunked": Form(chunked),
   "associative": Form(associative),
   "recurrent": Form(recurrent),
 }

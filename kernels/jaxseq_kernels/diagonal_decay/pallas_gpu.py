@@ -21,12 +21,11 @@ a matrix of zeros and ones times g. So they are products on the matrix unit, of 
 float16 (relative error 2^-12: an exponent e is off by at most 2^-12 e, a share 2^e by
 1e-4 of one).
 
-`scan`: grid [B P, H, V / 64]. A program, one warpgroup, walks over the chunks of a
-piece of a head's sequence, for 64 columns of the values; it keeps the state,
-transposed, in registers. Channels are taken 64 at a time, and the next but one are
-copied meanwhile. The programs of a head all make the same scores, whose cost is that of
-the exponentials: 7 for each token and channel. In reverse the scores are given, those
-that the scan forwards made.
+`scores`: grid [B, H, N], a program, one warpgroup, for the A of each chunk.
+
+`scan`: grid [B P, H, V / 64]. A program walks over the chunks of a piece of a head's
+sequence, for 64 columns of the values; it keeps the state, transposed, in registers.
+Channels are taken 64 at a time, and the next but one are copied meanwhile.
 
 `gradients`: grid [B N, H, K / 64], a program for each chunk and 64 channels. It has the
 states before and after from two scans, and makes dq, dk and dg: through each exponent
@@ -45,7 +44,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxseq_kernels import hopper
 from jaxseq_kernels.matrix_states import CHUNK
 
-__all__ = ["BLOCK", "ends", "gradients", "scan"]
+__all__ = ["BLOCK", "ends", "gradients", "scan", "scores"]
 
 BLOCK = 64  # Columns of the values and channels of the keys that are taken at a time.
 STAGES = 2  # Blocks of channels that are copied ahead.
@@ -56,8 +55,68 @@ LOWEST = -28.0  # LEAST times as much, and a factor of 2^16, are in a float's ra
 UNIT = 1024.0
 
 
-def scan(q, k, v, g, docs, state, scores=None, *, scale, keep=False, interpret=False):
-  """Outputs and last states; with scores, in reverse.
+def scores(q, k, g, docs, *, interpret=False):
+  """A [B, H, N, CHUNK, CHUNK] in bfloat16.
+
+  Args:
+    q: As k, g and docs, of `scan`.
+    k: ...
+    g: ...
+    docs: ...
+  """
+  B, _, H, K = k.shape
+  N = docs.shape[1]
+  bf16 = jnp.bfloat16
+
+  def program(
+    q_ref, k_ref, g_ref, docs_ref, A_ref, q_s, k_s, g_s, gates_s, A_s, zero_s, arrived
+  ):
+    maths = _Maths(hopper.plain_product if interpret else hopper.product, zero_s)
+    b, head, n = (jax.lax.axis_index(name) for name in ("batch", "head", "chunk"))
+    A = self_score = 0.0
+    for c in range(-(-K // BLOCK)):
+      # What is beyond the array's end arrives as 0.
+      here = b, pl.ds(n * CHUNK, CHUNK), head, pl.ds(n * 0 + c * BLOCK, BLOCK)
+      for ref, to in ((q_ref, q_s), (k_ref, k_s), (g_ref, g_s)):
+        plgpu.copy_gmem_to_smem(ref.at[here], to, arrived)
+      plgpu.barrier_wait(arrived)
+      gates_s[...] = maths.gates(g_s)
+      plgpu.commit_smem()
+      A += maths.scores(q_s, k_s, gates_s, A_s)
+      self_score += hopper.sum_of_rows(_wide(q_s) * _wide(k_s))
+      plgpu.commit_smem()  # Also waits until no warp needs them any more.
+    A = jnp.where(_Documents(docs_ref.at[b, n], False).same(), A, 0.0)
+    A += maths.diagonal(hopper.along_rows(self_score, CHUNK))
+    A_s[...] = A.astype(bf16)
+    plgpu.commit_smem()
+    plgpu.copy_smem_to_gmem(A_s, A_ref.at[b, head, n])
+    plgpu.wait_smem_to_gmem(0)
+
+  run = plgpu.kernel(
+    program,
+    out_type=jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), bf16),
+    grid=(B, H, N),
+    grid_names=("batch", "head", "chunk"),
+    scratch_types=[
+      hopper.tiles((CHUNK, BLOCK), bf16, K),
+      hopper.tiles((CHUNK, BLOCK), bf16, K),
+      hopper.tiles((CHUNK, BLOCK), jnp.float32, K),
+      hopper.tiles((CHUNK, BLOCK), jnp.float16),
+      hopper.tiles((CHUNK, CHUNK), bf16),
+      plgpu.SMEM((CHUNK,), jnp.int32),
+      plgpu.Barrier(num_arrivals=3),
+    ],
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name="diagonal_decay_scores",
+    interpret=interpret or None,
+  )
+  return run(q, k, g, docs)
+
+
+def scan(
+  q, k, v, g, docs, state, scores, *, scale, reverse=False, keep=False, interpret=False
+):
+  """Outputs and last states.
 
   Args:
     q: [B, T, H, K] bfloat16; T a multiple of 8, K of 32 and at least 64.
@@ -69,18 +128,17 @@ def scan(q, k, v, g, docs, state, scores=None, *, scale, keep=False, interpret=F
       N = ceil(T / CHUNK).
     state: [B P, H, V, K'] float32 before each of P pieces, K' being K padded to a
       multiple of 64. Or None, for one piece and zeros.
-    scores: [B, H, N, CHUNK, CHUNK] bfloat16, A of the scan with q and k exchanged. This
-      one then goes from the last token to the first, each reading itself and those
-      after it; the decay of a pair of tokens is the same as forwards.
+    scores: Of q and k.
     scale: Of the outputs.
+    reverse: Go from the last token to the first, each reading itself and those after
+      it. The scores are those forwards, of k and q: a pair's decay is the same.
     keep: Return more.
 
   Returns:
     o [B, T, H, V] bfloat16 and the states after each piece as those before. If `keep`,
     also [B, H, N, V, K'] bfloat16, the states before each chunk (after it, if in
-    reverse), and if not in reverse the scores.
+    reverse).
   """
-  reverse = scores is not None
   return _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, None)
 
 
@@ -105,9 +163,9 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
     refs = iter(refs)
     take = lambda used=True: next(refs) if used else None
     q_ref, k_ref, v_ref, g_ref, docs_ref = take(reads), take(), take(), take(), take()
-    state_ref, scores_ref = take(state is not None), take(scores is not None)
+    state_ref, scores_ref = take(state is not None), take(reads)
     o_ref, last_ref, totals_ref = take(reads), take(), take(not reads)
-    kept_ref, made_ref = take(keep), take(keep and not reverse)
+    kept_ref = take(keep)
     q_s, k_s, g_s, v_s, A_s, gates_s, work_s, out_s, zero_s, *barriers = refs
     arrived, v_arrived = barriers
     maths = _Maths(hopper.plain_product if interpret else hopper.product, zero_s)
@@ -141,7 +199,7 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
       def _():
         n, rows = place(step)
         plgpu.copy_gmem_to_smem(v_ref.at[b, rows, head, columns], v_s, v_arrived)
-        if scores is not None:
+        if reads:
           plgpu.copy_gmem_to_smem(scores_ref.at[b, head, n], A_s, v_arrived)
 
     for c in range(STAGES):
@@ -152,7 +210,7 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
       states, totals = list(carry[0]), list(carry[1])
       n, rows = place(step)
       documents = _Documents(docs_ref.at[b, n], reverse)
-      o = A = self_score = 0.0
+      o = None
       for c in range(blocks):
         slot = slot_of(step, c)
         plgpu.barrier_wait(arrived.at[slot])
@@ -170,10 +228,7 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
           plgpu.copy_smem_to_gmem(out_s, to)
         if reads:
           near = _wide(q_s.at[slot]) * jnp.exp2(maths.outward(gates_s, reverse))
-          o = product(near.astype(bf16), out_s.T, o if c else None)
-        if reads and not reverse:
-          A += maths.scores(q_s.at[slot], k_s.at[slot], gates_s, work_s)
-          self_score += hopper.sum_of_rows(_wide(q_s.at[slot]) * _wide(k_s.at[slot]))
+          o = product(near.astype(bf16), out_s.T, o)
         far = _wide(k_s.at[slot]) * jnp.exp2(maths.outward(gates_s, not reverse))
         far *= hopper.along_rows(documents.write(), BLOCK)
         work_s[...] = far.astype(bf16)
@@ -184,22 +239,8 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
         states[c] = product(v_s.T, work_s, states[c])
 
       if reads:
-        if reverse:
-          A = A_s.T
-        else:
-          A = jnp.where(documents.same(), A, 0.0)
-          A += maths.diagonal(hopper.along_rows(self_score, CHUNK))
-          A = A.astype(bf16)
-        if made_ref is not None:
-          work_s[...] = A
-          plgpu.commit_smem()
-
-          @pl.when(block == 0)
-          def _():
-            plgpu.copy_smem_to_gmem(work_s, made_ref.at[b, head, n])
-
         o *= hopper.along_rows(documents.read(), BLOCK)
-        o = product(A, v_s, o) * scale
+        o = product(A_s.T if reverse else A_s, v_s, o) * scale
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         out_s[...] = o.astype(bf16)
       plgpu.commit_smem()  # Also waits until no warp needs the values any more.
@@ -230,8 +271,6 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
     out_type.insert(0, jax.ShapeDtypeStruct((B, T, H, V), bf16))
   if keep:
     out_type.append(jax.ShapeDtypeStruct((B, H, N, V, blocks * BLOCK), bf16))
-    if not reverse:
-      out_type.append(jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), bf16))
   run = plgpu.kernel(
     program,
     out_type=out_type,
@@ -242,13 +281,13 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
       of_keys(bf16),
       of_keys(f32),
       hopper.tiles((CHUNK, BLOCK), bf16),
-      hopper.tiles((CHUNK, CHUNK), bf16) if scores is not None else None,
+      hopper.tiles((CHUNK, CHUNK), bf16) if reads else None,
       hopper.tiles((CHUNK, BLOCK), jnp.float16),
       hopper.tiles((CHUNK, BLOCK), bf16),
       hopper.tiles((CHUNK, BLOCK), bf16) if reads else None,
       plgpu.SMEM((CHUNK,), jnp.int32),
       plgpu.Barrier(num_arrivals=3 if reads else 2, num_barriers=STAGES),
-      plgpu.Barrier(num_arrivals=1 if scores is None else 2),
+      plgpu.Barrier(num_arrivals=2 if reads else 1),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name=f"diagonal_decay_{'scan' if reads else 'ends'}",

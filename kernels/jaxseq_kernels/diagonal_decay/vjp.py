@@ -37,12 +37,17 @@ def scan(q, k, v, g, docs, state, scale, pieces, interpret):
     pieces: P, that the sequence is cut into.
     interpret: ...
   """
-  return _walk(q, k, v, g, docs, state, scale, pieces, interpret)[:2]
+  return _forward(q, k, v, g, docs, state, scale, pieces, interpret, keep=False)[0]
 
 
-def _forward(q, k, v, g, docs, state, scale, pieces, interpret):
-  o, last, *made = _walk(q, k, v, g, docs, state, scale, pieces, interpret, keep=True)
-  return (o, last), (q, k, v, g, docs, state is None, *made)
+def _forward(q, k, v, g, docs, state, scale, pieces, interpret, *, keep=True):
+  from jaxseq_kernels.diagonal_decay import pallas_gpu
+
+  scores = pallas_gpu.scores(q, k, g, docs, interpret=interpret)
+  o, last, *states = _walk(
+    q, k, v, g, docs, state, scores, scale, pieces, interpret, keep=keep
+  )
+  return (o, last), (q, k, v, g, docs, state is None, *states, scores)
 
 
 def _backward(scale, pieces, interpret, kept, gradients):
@@ -52,7 +57,9 @@ def _backward(scale, pieces, interpret, kept, gradients):
   do, dlast = gradients
   # States in reverse are divided by the scale, which outputs are multiplied with.
   dv, dfirst, dstates = _walk(
-    k, q, do, g, docs, dlast / scale, scale, pieces, interpret, scores, keep=True
+    *(k, q, do, g, docs, dlast / scale, scores, scale, pieces, interpret),
+    reverse=True,
+    keep=True,
   )
   dq, dk, dg = pallas_gpu.gradients(
     q, k, v, do, g, docs, states, dstates, scale=scale, interpret=interpret
@@ -64,20 +71,18 @@ scan.defvjp(_forward, _backward)
 
 
 def _walk(
-  q, k, v, g, docs, state, scale, pieces, interpret, scores=None, *, keep=False
+  q, k, v, g, docs, state, scores, scale, pieces, interpret, *, keep, reverse=False
 ):
-  """`pallas_gpu.scan` of a sequence in pieces, in reverse if there are scores."""
+  """`pallas_gpu.scan` of a sequence in pieces."""
   from jaxseq_kernels.diagonal_decay import pallas_gpu
 
-  reverse = scores is not None
   if pieces > 1:
     left, totals = pallas_gpu.ends(
       k, v, g, docs, pieces=pieces, reverse=reverse, interpret=interpret
     )
     state = _between(state, left, totals, pieces, reverse)
-  o, after, *kept = pallas_gpu.scan(
-    q, k, v, g, docs, state, scores, scale=scale, keep=keep, interpret=interpret
-  )
+  options = dict(scale=scale, reverse=reverse, keep=keep, interpret=interpret)
+  o, after, *kept = pallas_gpu.scan(q, k, v, g, docs, state, scores, **options)
   after = after.reshape(-1, pieces, *after.shape[1:])
   return o, after[:, 0 if reverse else -1], *kept
 
