@@ -193,29 +193,30 @@ def by_tree(decay: Float[Array, "B T H #K"], inputs: Inputs):
   return jnp.where(valid[..., None, None], o, 0).astype(v.dtype), S[:, -1]
 
 
-def by_kernel(kernel, *gate_axes: str, backend: str) -> dispatch.Form:
+def by_kernel(kernel, *gate_axes: str, backend: str, others=()) -> dispatch.Form:
   """The form that is a kernel: `fused` and `refusal` of a package of `jaxseq_kernels`.
 
   Args:
     kernel: The package.
     *gate_axes: The letters of the axes of each gate.
     backend: "gpu" or "tpu".
+    others: The letters of the axes of what the form is given besides its inputs.
   """
-  axes = ("BTHK", "BTHK", "BTHV", *gate_axes, "BHKV", "BT", "BT")
+  axes = ("BTHK", "BTHK", "BTHV", *gate_axes, "BHKV", "BT", "BT", *others)
 
   def arrays(given):
     valid, starts = given.packed
     return (given.q, given.k, given.v, *given.gates, given.state, starts, valid)
 
-  def run(inputs):
+  def run(inputs, *rest):
     fused = functools.partial(kernel.fused, scale=inputs.given.scale, backend=backend)
-    out = ("BTHV", "BHKV")
-    return sharded.over_batch_and_heads(fused, arrays(inputs.given), axes, out)
+    args = (*arrays(inputs.given), *rest)
+    return sharded.over_batch_and_heads(fused, args, axes, ("BTHV", "BHKV"))
 
-  def refusal(inputs):
+  def refusal(inputs, *rest):
     scale = inputs.given.scale
     return dispatch.no_kernels(backend) or kernel.refusal(
-      *arrays(inputs.given), scale=scale, backend=backend
+      *arrays(inputs.given), *rest, scale=scale, backend=backend
     )
 
   return dispatch.Form(run, refusal)

@@ -106,10 +106,18 @@ def recurrent(inputs, n):
   return o.astype(v.dtype), S
 
 
-def chunked(inputs, n):
-  """That of `gated_delta_rule`, over virtual tokens."""
-  o, S = gated_delta_rule.chunked(inputs)
-  return o[:, n - 1 :: n], S
+def _virtual(form):
+  """A form of `gated_delta_rule`, over virtual tokens."""
+
+  def run(inputs, n):
+    o, S = form.run(inputs)
+    return o[:, n - 1 :: n], S
+
+  return Form(run, lambda inputs, n: form.refusal(inputs))
 
 
-IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}
+IMPLEMENTATIONS = {
+  "pallas_gpu": _virtual(gated_delta_rule.IMPLEMENTATIONS["pallas_gpu"]),
+  "chunked": _virtual(gated_delta_rule.IMPLEMENTATIONS["chunked"]),
+  "recurrent": Form(recurrent),
+}

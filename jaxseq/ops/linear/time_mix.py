@@ -10,6 +10,7 @@ both leave, exp(g_{j+1} + ... + g_{i-1}).
 
 import jax
 import jax.numpy as jnp
+from jaxseq_kernels import diagonal_decay as kernel
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import checks, chunks, dispatch
@@ -102,4 +103,8 @@ def _chunk(r, k, v, g, *, mask):
   )
 
 
-IMPLEMENTATIONS = {"chunked": Form(chunked), "recurrent": Form(recurrent)}
+IMPLEMENTATIONS = {
+  "pallas_gpu": chunks.by_kernel(kernel, "BTHK", backend="gpu", others=("HK",)),
+  "chunked": Form(chunked),
+  "recurrent": Form(recurrent),
+}
