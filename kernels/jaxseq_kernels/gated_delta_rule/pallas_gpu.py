@@ -52,7 +52,6 @@ __all__ = ["BLOCK", "inverses", "keys", "maps", "scan", "values"]
 
 BLOCK = 64  # Columns of the values, or of the keys, that a program has.
 STAGES = 2  # Chunks that are copied ahead.
-FENCE = 4  # Columns of an inverse between two that the compiler may not mix.
 ROW = CHUNK + 8  # Of a matrix in shared memory, padded: its columns in other banks.
 
 bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
@@ -67,38 +66,60 @@ def inverses(k, g, beta, *, interpret=False):
       token that is not there. N = ceil(T / CHUNK).
     beta: As g.
   """
-  B, T, H, K = k.shape
+  B, length, H, K = k.shape
   N, depth = g.shape[2], up(K, 64)
   product = hopper.plain_product if interpret else hopper.product
+  # As many as shared memory has room for; one in the interpreter, for its speed.
+  groups = 1 if interpret else 4 if depth <= 128 else 2
+  span = min(N, 32)  # Chunks of a program.
 
-  def program(
-    k_ref, g_ref, beta_ref, T_ref, G_ref, k_s, g_s, beta_s, sums, A_s, T_s, arrived
-  ):
-    b, head, n = (jax.lax.axis_index(name) for name in ("batch", "head", "chunk"))
-    rows, all_keys = pl.ds(n * CHUNK, CHUNK), pl.ds(n * 0, depth)
-    plgpu.copy_gmem_to_smem(k_ref.at[b, rows, head, all_keys], k_s, arrived)
-    plgpu.copy_gmem_to_smem(g_ref.at[b, head, n], g_s, arrived)
-    plgpu.copy_gmem_to_smem(beta_ref.at[b, head, n], beta_s, arrived)
-    plgpu.barrier_wait(arrived)
+  def program(k_ref, g_ref, beta_ref, T_ref, G_ref, *refs):
+    *refs, done = refs
+    group = jax.lax.axis_index("group")
+    k_s, N_s, T_s, g_s, beta_s, sums, arrived = (x.at[group] for x in refs)
+    b, head, part = (jax.lax.axis_index(name) for name in ("batch", "head", "part"))
+    first = part * span + group
+    left = jnp.minimum(N - part * span, span) - group
+    count = jnp.maximum(jax.lax.div(left + groups - 1, groups), 0)
+    all_keys = pl.ds(head * 0, depth)  # What is beyond the array's end arrives as 0.
 
+    def fetch(step):
+      n, copy = first + step * groups, plgpu.copy_gmem_to_smem
+      copy(k_ref.at[b, pl.ds(n * CHUNK, CHUNK), head, all_keys], k_s, arrived)
+      copy(g_ref.at[b, head, n], g_s, arrived)
+      copy(beta_ref.at[b, head, n], beta_s, arrived)
+
+    pl.when(count > 0)(lambda: fetch(0))
     i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
-    g = hopper.along_cols(plgpu.load(g_s, layout=hopper.COLS), CHUNK)
-    G = hopper.sum_of_rows(jnp.where(i >= j, g, 0.0))
-    sums[...] = G
-    plgpu.commit_smem()
-    G_ref.at[b, head, n][...] = G
-    late = hopper.along_cols(plgpu.load(sums, layout=hopper.COLS), CHUNK)
-    share = jnp.exp2(jnp.where(j > i, late - hopper.along_rows(G, CHUNK), -jnp.inf))
-    # Row j, column i: what token i does not see of what j has written.
-    beta = hopper.along_rows(plgpu.load(beta_s, layout=hopper.ROWS), CHUNK)
-    M = product(k_s, k_s.T) * share * -beta
-    if interpret:
-      T_s[...] = _plain_inverse(M.T).astype(f16)
-    else:
-      _inverse(M, A_s.at[:, pl.ds(0, CHUNK)], T_s)
-    plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(T_s, T_ref.at[b, head, n])
+
+    def chunk(step, carry):
+      n = first + step * groups
+      plgpu.barrier_wait(arrived)
+      g = hopper.along_cols(plgpu.load(g_s, layout=hopper.COLS), CHUNK)
+      G = hopper.sum_of_rows(jnp.where(i >= j, g, 0.0))
+      sums[...] = G
+      plgpu.commit_smem()
+      G_ref.at[b, head, n][...] = G
+      late = hopper.along_cols(plgpu.load(sums, layout=hopper.COLS), CHUNK)
+      share = jnp.exp2(jnp.where(j > i, late - hopper.along_rows(G, CHUNK), -jnp.inf))
+      # Row j, column i: what token i does not see of what j has written.
+      beta = hopper.along_rows(plgpu.load(beta_s, layout=hopper.ROWS), CHUNK)
+      M = product(k_s, k_s.T) * share * -beta
+      pl.when(step + 1 < count)(lambda: fetch(step + 1))
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      if interpret:
+        T_s[...] = _plain_inverse(M.T).astype(f16)
+      else:
+        _inverse(M, N_s.at[:, pl.ds(0, CHUNK)], T_s)
+      plgpu.commit_smem()
+      plgpu.copy_smem_to_gmem(T_s, T_ref.at[b, head, n])
+      return carry
+
+    jax.lax.fori_loop(0, count, chunk, 0)
     plgpu.wait_smem_to_gmem(0)
+    # None may leave while others have products under way.
+    plgpu.barrier_arrive(done)
+    plgpu.barrier_wait(done)
 
   run = plgpu.kernel(
     program,
@@ -106,16 +127,17 @@ def inverses(k, g, beta, *, interpret=False):
       jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), f16),
       jax.ShapeDtypeStruct((B, H, N, CHUNK), f32),
     ),
-    grid=(B, H, N),
-    grid_names=("batch", "head", "chunk"),
+    grid=(B, H, -(-N // span)),
+    grid_names=("batch", "head", "part"),
+    num_threads=groups,
+    thread_name="group",
     scratch_types=[
-      hopper.tiles((CHUNK, depth), bf16, K),
-      plgpu.SMEM((CHUNK,), f32),
-      plgpu.SMEM((CHUNK,), f32),
-      plgpu.SMEM((CHUNK,), f32),
-      plgpu.SMEM((CHUNK, ROW), f32),
-      plgpu.SMEM((CHUNK, CHUNK), f16),
-      plgpu.Barrier(num_arrivals=3),
+      hopper.tiles((groups, CHUNK, depth), bf16, K),
+      plgpu.SMEM((groups, CHUNK, ROW), f32),
+      plgpu.SMEM((groups, CHUNK, CHUNK), f16),
+      *[plgpu.SMEM((groups, CHUNK), f32)] * 3,
+      plgpu.Barrier(num_arrivals=3, num_barriers=groups),
+      plgpu.Barrier(num_arrivals=groups),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name="gated_delta_rule_inverses",
@@ -140,58 +162,78 @@ def _plain_inverse(N):
 @plgpu.inline_mgpu(
   arg_types=(hopper.TILE, plgpu.RefType(), plgpu.RefType()), return_type=None
 )
-def _inverse(ctx, N, N_s, X_s):
-  """X = (I - N)^-1 for strictly lower N, of which the transpose is given.
+def _inverse(ctx, N, N_s, T_s):
+  """T = (I - N)^-1 - I for strictly lower N, of which the transpose is given.
 
-  Thread c finds column c of X, from the top to the bottom: as soon as an entry is
-  known, its share goes into all the entries below. The entries are in registers; the
-  factors come from shared memory, the same for all threads. Columns of the second half
-  are zero in the first.
+  The halves of the diagonal first, A and B of [[A, 0], [M, B]]: thread c of a warp
+  finds column c of the inverse, from the top to the bottom. As soon as an entry is
+  known, its share goes into all the entries below. They are in registers; the factors
+  come from shared memory, the same for all threads. Then B^-1 M A^-1, 8 rows a warp.
+  All in float32, in the place of N.
   """
   del ctx
   N.store_untiled(N_s, optimized=False)
-  utils = mosaic.utils
-  f32, i32, index = (
-    ir.F32Type.get(),
-    ir.IntegerType.get_signless(32),
-    ir.IndexType.get(),
-  )
-  four = ir.VectorType.get([4], f32)
+  utils, half = mosaic.utils, CHUNK // 2
+  f32, i32 = ir.F32Type.get(), ir.IntegerType.get_signless(32)
+  index = ir.IndexType.get()
   at = lambda n: utils.c(n, index)
-  utils.warpgroup_barrier()
+  add, multiply = arith.addi, arith.muli
+  zero = utils.c(0.0, f32)
   thread = arith.remui(utils.thread_idx(), utils.c(128, i32))
-  column = arith.index_cast(index, thread)
+  lane = arith.remui(thread, utils.c(half, i32))
+  warp = arith.index_cast(index, arith.divui(thread, utils.c(half, i32)))
+  column = arith.index_cast(index, lane)
 
-  def store(j, x):
-    memref.store(arith.truncf(ir.F16Type.get(), x), X_s, [at(j), column])
+  def keep(x, row, column):
+    memref.store(arith.truncf(ir.F16Type.get(), x), T_s, [row, column])
 
-  def solve(first):
-    x = {}
-    for i in range(first, CHUNK):
-      here = arith.cmpi(arith.CmpIPredicate.eq, thread, utils.c(i, i32))
-      x[i] = arith.select(here, utils.c(1.0, f32), utils.c(0.0, f32))
-    for j in range(first):
-      store(j, utils.c(0.0, f32))
-    for j in range(first, CHUNK):
-      here = arith.cmpi(arith.CmpIPredicate.eq, thread, utils.c(j, i32))
-      store(j, arith.select(here, utils.c(0.0, f32), x[j]))
-      if j % FENCE == FENCE - 1:
-        nvvm.bar_warp_sync(utils.c(-1, i32))
-      for below in range((j + 1) // 4 * 4, CHUNK, 4):
-        factors = vector.load(four, N_s, [at(j), at(below)])
-        for lane in range(4):
-          if below + lane > j:
-            factor = vector.extract(
-              factors, dynamic_position=[], static_position=[lane]
-            )
-            x[below + lane] = mlir_math.fma(factor, x[j], x[below + lane])
+  def factors(row, column, count):
+    for start in range(0, count, 4):
+      place = [row, add(column, at(start))]
+      four = vector.load(ir.VectorType.get([4], f32), N_s, place)
+      for n in range(4):
+        yield vector.extract(four, dynamic_position=[], static_position=[n])
 
-  half = utils.c(CHUNK // 2, i32)
-  less = arith.CmpIPredicate.ult
-  with utils.when(arith.cmpi(less, thread, half)):
-    solve(0)
-  with utils.when(arith.cmpi(less, arith.subi(thread, half), half)):
-    solve(CHUNK // 2)
+  utils.warpgroup_barrier()
+  with utils.when(arith.cmpi(arith.CmpIPredicate.ult, thread, utils.c(CHUNK, i32))):
+    first = multiply(warp, at(half))  # The half's first row and column.
+    own = lambda j: arith.cmpi(arith.CmpIPredicate.eq, lane, utils.c(j, i32))
+    x = [arith.select(own(j), utils.c(1.0, f32), zero) for j in range(half)]
+    for j in range(half):
+      row = add(first, at(j))
+      keep(arith.select(own(j), zero, x[j]), row, add(first, column))
+      begin = j // 4 * 4
+      for i, factor in enumerate(factors(row, add(first, at(begin)), half - begin)):
+        if begin + i > j:
+          x[begin + i] = mlir_math.fma(factor, x[j], x[begin + i])
+    nvvm.bar_warp_sync(utils.c(-1, i32))
+    with utils.when(arith.cmpi(arith.CmpIPredicate.eq, warp, at(0))):
+      for j in range(half):  # A^-1 where N has nothing.
+        memref.store(x[j], N_s, [at(half + j), column])
+    with utils.when(arith.cmpi(arith.CmpIPredicate.eq, warp, at(1))):
+      for j in range(half):  # B^-1, transposed, in the place of B.
+        memref.store(x[j], N_s, [add(column, at(half)), at(half + j)])
+  utils.warpgroup_barrier()
+
+  rows = CHUNK // 8
+  top = multiply(warp, at(rows))
+  bottom = add(top, at(half))
+
+  def product(right):
+    out = [zero] * rows
+    for n in range(half):
+      x = memref.load(N_s, [at(right + n), column])
+      left = at(n) if right else at(half + n)
+      for i, factor in enumerate(factors(left, bottom, rows)):
+        out[i] = mlir_math.fma(factor, x, out[i])
+    return out
+
+  for i, x in enumerate(product(half)):  # M A^-1 in the place of A.
+    memref.store(x, N_s, [add(top, at(i)), column])
+  utils.warpgroup_barrier()
+  for i, x in enumerate(product(0)):
+    keep(x, add(bottom, at(i)), column)
+    keep(zero, add(top, at(i)), add(column, at(half)))
   utils.warpgroup_barrier()
 
 
@@ -251,72 +293,85 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     last_ref = refs.pop(0)
     o_ref = None if q is None else refs.pop(0)
     w_ref, S_ref = (refs.pop(0), refs.pop(0)) if keep else (None, None)
-    q_s, k_s, v_s, T_s, P_s, w_s, S_s, G_rows, G_cols, beta_s, arrived, q_arrived = refs
+    q_s, k_s, v_s, T_s, P_s, w_s, S_s, G_rows, G_cols, beta_s, *arrivals = refs
+    arrived, q_arrived, T_arrived = arrivals
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
     all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
     tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
 
+    copy = plgpu.copy_gmem_to_smem
+
     def fetch(step):
       n, slot = first + step, jax.lax.rem(step, STAGES)
-      here = arrived.at[slot]
-      rows = tokens(n)
-      copy = plgpu.copy_gmem_to_smem
+      here, rows = arrived.at[slot], tokens(n)
       copy(k_ref.at[b, rows, head, all_keys], k_s.at[slot], here)
       copy(v_ref.at[b, rows, head, columns], v_s.at[slot], here)
-      copy(T_ref.at[b, head, n], T_s.at[slot], here)
       copy(G_ref.at[b, head, n], G_rows.at[slot], here)
       copy(G_ref.at[b, head, n], G_cols.at[slot], here)
       copy(beta_ref.at[b, head, n], beta_s.at[slot], here)
 
     def fetch_q(step):
       rows = tokens(first + step)
-      plgpu.copy_gmem_to_smem(q_ref.at[b, rows, head, all_keys], q_s, q_arrived)
+      copy(q_ref.at[b, rows, head, all_keys], q_s, q_arrived)
 
-    if q is not None:
-      pl.when(count > 0)(lambda: fetch_q(0))
+    def fetch_T(step):
+      copy(T_ref.at[b, head, first + step], T_s, T_arrived)
+
     for step in range(STAGES):
       pl.when(step < count)(lambda step=step: fetch(step))
+
+    @pl.when(count > 0)
+    def _():
+      fetch_T(0)
+      if q is not None:
+        fetch_q(0)
 
     i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
 
     def chunk(step, S):
-      n, slot = first + step, jax.lax.rem(step, STAGES)
+      n, slot, more = first + step, jax.lax.rem(step, STAGES), step + 1 < count
       plgpu.barrier_wait(arrived.at[slot])
       k = k_s.at[slot]
       G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
       total = G_cols[slot, CHUNK - 1]
       S_b = S.astype(bf16)
-      y = product(S_b, k.T) * hopper.along_cols(-jnp.exp2(G), BLOCK)
-      y += hopper.load(v_s.at[slot].T)
-      w = _solved(product, y, T_s.at[slot].T)
-      n_ = w * hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
+
       if q is not None:
         plgpu.barrier_wait(q_arrived)
-        share = hopper.along_rows(
-          plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale, CHUNK
-        ) - hopper.along_cols(G, CHUNK)
-        scores = product(q_s, k.T) * jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-        o = product(S_b, q_s.T) * hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
-        pl.when(step + 1 < count)(lambda: fetch_q(step + 1))
+        G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
+        share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
+        share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
+        scores = product(q_s, k.T) * share
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         P_s[...] = scores.astype(bf16)
         if keep:
           S_s[...] = S_b
         plgpu.commit_smem()
-        o = product(n_.astype(bf16), P_s.T, o)
-        P_s.T[...] = o.astype(bf16)
         if keep:
-          w_s.T[...] = w.astype(bf16)
+          plgpu.copy_smem_to_gmem(S_s, S_ref.at[b, head, n, columns])
+        o = product(S_b, q_s.T) * hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
+        pl.when(more)(lambda: fetch_q(step + 1))
+
+      y = product(S_b, k.T) * hopper.along_cols(-jnp.exp2(G), BLOCK)
+      y += hopper.load(v_s.at[slot].T)
+      plgpu.barrier_wait(T_arrived)
+      w = _solved(product, y, T_s.T)
+      pl.when(more)(lambda: fetch_T(step + 1))
+      if keep:
+        w_s.T[...] = w.astype(bf16)
+      w *= hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
+      if q is not None:
+        o = product(w.astype(bf16), P_s.T, o)
+        P_s.T[...] = o.astype(bf16)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(P_s, o_ref.at[b, tokens(n), head, columns])
         if keep:
           plgpu.copy_smem_to_gmem(w_s, w_ref.at[b, tokens(n), head, columns])
-          plgpu.copy_smem_to_gmem(S_s, S_ref.at[b, head, n, columns])
+      w *= hopper.along_cols(jnp.exp2(total - G), BLOCK)
       S *= hopper.along_rows(_row(jnp.exp2(total)), depth)
-      n_ *= hopper.along_cols(jnp.exp2(total - G), BLOCK)
-      S = product(n_.astype(bf16), k, S)
+      S = product(w.astype(bf16), k, S)
       pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
       return S
 
@@ -345,15 +400,16 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       None if q is None else hopper.tiles((CHUNK, depth), bf16, K),
       hopper.tiles((STAGES, CHUNK, depth), bf16, K),
       hopper.tiles((STAGES, CHUNK, BLOCK), bf16, V),
-      hopper.tiles((STAGES, CHUNK, CHUNK), f16, CHUNK),
+      hopper.tiles((CHUNK, CHUNK), f16, CHUNK),
       None if q is None else hopper.tiles((CHUNK, CHUNK), bf16, V),
       hopper.tiles((CHUNK, BLOCK), bf16, V) if keep else None,
       hopper.tiles((BLOCK, depth), bf16, depth) if keep else None,
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.Barrier(num_arrivals=6, num_barriers=STAGES),
+      plgpu.Barrier(num_arrivals=5, num_barriers=STAGES),
       None if q is None else plgpu.Barrier(),
+      plgpu.Barrier(),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name="gated_delta_rule_" + ("scan" if q is not None else "ends"),
@@ -508,6 +564,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
   depth, blocks = up(V, 64), up(K, 64) // BLOCK
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, dv, w, G, beta, S, state) if y is not None]
+  log_scale = math.log2(scale)
 
   def program(*refs):
     refs = list(refs)
@@ -515,24 +572,10 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     del refs[:8]
     state_ref = None if state is None else refs.pop(0)
     dq_ref, dk_ref, dg_ref, dbeta_ref = refs[:4]
-    (
-      q_s,
-      k_s,
-      do_s,
-      dv_s,
-      w_s,
-      S_s,
-      R_s,
-      G_rows,
-      G_cols,
-      beta_rows,
-      beta_cols,
-      sums,
-      arrived,
-      values_arrived,
-      w_arrived,
-      S_arrived,
-    ) = refs[4:]
+    buffers, refs = refs[4:11], refs[11:]
+    G_rows, G_cols, beta_rows, beta_cols, *barriers = refs
+    arrived, values_arrived, w_arrived, S_arrived = barriers
+    q_s, k_s, do_s, dv_s, w_s, S_s, _ = (x.at[0] for x in buffers)
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
@@ -570,80 +613,75 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
 
     def chunk(step, R):
-      n = place(step)
-      more = step + 1 < count
-      pairs_q, pairs_k = R_s.at[part(0)], R_s.at[part(1)]
+      n, more = place(step), step + 1 < count
       plgpu.barrier_wait(arrived)
+      # Always 0, unknown to the compiler: else it keeps all addresses in registers.
+      slot = (G_cols[CHUNK - 1] > 0).astype(jnp.int32)
+      q, k, do, dv, w, S, R_b = (x.at[slot] for x in buffers)
+      pairs_q, pairs_k = R_b.at[part(0)], R_b.at[part(1)]
       plgpu.barrier_wait(S_arrived)
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       z = plgpu.layout_cast(jnp.zeros((BLOCK,), f32), hopper.ROWS)
       for c in range(depth // BLOCK):
         R_c = R[:, c * BLOCK : (c + 1) * BLOCK]
-        R_s.at[part(c)][...] = R_c.astype(bf16)
-        z += hopper.sum_of_rows(R_c * hopper.load(S_s.at[part(c)].T))
+        R_b.at[part(c)][...] = R_c.astype(bf16)
+        z += hopper.sum_of_rows(R_c * hopper.load(S.at[part(c)].T))
       plgpu.commit_smem()
       G_i = plgpu.load(G_rows, layout=hopper.ROWS)
       G_j = plgpu.load(G_cols, layout=hopper.COLS)
-      beta_i = plgpu.load(beta_rows, layout=hopper.ROWS)
-      beta_j = plgpu.load(beta_cols, layout=hopper.COLS)
+      beta_i = _not_zero(plgpu.load(beta_rows, layout=hopper.ROWS))
+      beta_j = _not_zero(plgpu.load(beta_cols, layout=hopper.COLS))
       total = G_cols[CHUNK - 1]
-      z *= jnp.exp2(total)
-      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
-      share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
 
       # What is read after the chunk of what it writes.
       plgpu.barrier_wait(w_arrived)
       dk = None
       for c in range(depth // BLOCK):
-        dk = product(w_s.at[:, part(c)], R_s.at[part(c)].T, dk)
-      dk *= hopper.along_rows(jnp.exp2(total - G_i), BLOCK)
-      dbeta = hopper.sum_of_rows(dk * hopper.load(k_s))
-      dk *= hopper.along_rows(beta_i, BLOCK)
-      written = dbeta * beta_i
+        dk = product(w.at[:, part(c)], R_b.at[part(c)].T, dk)
+      dk *= hopper.along_rows(beta_i * jnp.exp2(total - G_i), BLOCK)
+      written = hopper.sum_of_rows(dk * hopper.load(k))
 
-      # What tokens of the chunk read of each other.
+      # What its tokens read of each other.
       plgpu.barrier_wait(values_arrived)
-      dP = product(do_s, w_s.T) * (share * scale)
-      Y = dP * product(q_s, k_s.T)
-      pairs_q[...] = (dP * hopper.along_cols(beta_j, CHUNK)).astype(bf16)
-      dM = product(dv_s, w_s.T) * jnp.where(i > j, -share, 0.0)
+      share = hopper.along_rows(G_i + log_scale, CHUNK) - hopper.along_cols(G_j, CHUNK)
+      share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
+      dP = product(do, w.T) * share * hopper.along_cols(beta_j, CHUNK)
+      pairs_q[...] = dP.astype(bf16)
+      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
+      share = jnp.exp2(jnp.where(i > j, share, -jnp.inf))
+      dM = product(dv, w.T) * share * hopper.along_cols(-beta_j, CHUNK)
       pl.when(more)(lambda: fetch_w(step + 1))
-      Y += dM * product(k_s, k_s.T)
-      pairs_k[...] = (dM * hopper.along_cols(beta_j, CHUNK)).astype(bf16)
-      sums[...] = hopper.sum_of_cols(Y)
+      pairs_k[...] = dM.astype(bf16)
       plgpu.commit_smem()
-      column_sums = plgpu.load(sums, layout=hopper.ROWS)
-      read = hopper.sum_of_rows(Y * hopper.along_cols(beta_j, CHUNK))
-      read -= column_sums * beta_i
-      dbeta_ref.at[b, head, block, n][...] = dbeta + column_sums
-      dk = product(pairs_q.T, q_s, dk)
-      dk = product(pairs_k, k_s, dk)
-      dk = product(pairs_k.T, k_s, dk)
+      late = product(pairs_k.T, k, product(pairs_q.T, q))
+      passed = hopper.sum_of_rows(late * hopper.load(k))
+      dbeta_ref.at[b, head, block, n][...] = (written + passed) / beta_i
+      dk += late
 
-      # What is read of the state before.
-      since = jnp.exp2(G_i)
-      reads = product(dv_s, S_s) * hopper.along_rows(-since, BLOCK)
-      read += hopper.sum_of_rows(reads * hopper.load(k_s))
+      # And of the state before.
+      reads = product(dv, S) * hopper.along_rows(-jnp.exp2(G_i), BLOCK)
+      reads = product(pairs_k, k, reads)
+      read = hopper.sum_of_rows(reads * hopper.load(k)) - passed
       pairs_k[...] = (dk + reads).astype(bf16)
-      dq = product(do_s, S_s) * hopper.along_rows(since * scale, BLOCK)
+      dq = product(do, S) * hopper.along_rows(jnp.exp2(G_i + log_scale), BLOCK)
       pl.when(more)(lambda: fetch_S(step + 1))
-      read += hopper.sum_of_rows(dq * hopper.load(q_s))
-      dq = product(pairs_q, k_s, dq)
+      dq = product(pairs_q, k, dq)
+      read += hopper.sum_of_rows(dq * hopper.load(q))
       pairs_q[...] = dq.astype(bf16)
       plgpu.commit_smem()
       plgpu.copy_smem_to_gmem(pairs_q, dq_ref.at[b, tokens(n), head, columns])
       plgpu.copy_smem_to_gmem(pairs_k, dk_ref.at[b, tokens(n), head, columns])
 
-      dg = jnp.where(
-        i >= j, hopper.along_rows(read, CHUNK), hopper.along_rows(written, CHUNK)
-      )
-      dg = hopper.sum_of_cols(dg + hopper.along_rows(z, CHUNK))
-      dg_ref.at[b, head, block, n][...] = dg
+      dg = hopper.along_rows(written, CHUNK)
+      dg = jnp.where(i >= j, hopper.along_rows(read, CHUNK), dg)
+      dg += hopper.along_rows(z * jnp.exp2(total), CHUNK)
+      dg_ref.at[b, head, block, n][...] = hopper.sum_of_cols(dg)
 
       R *= hopper.along_rows(_row(jnp.exp2(total)), depth)
-      since = hopper.along_cols(jnp.exp2(G_j), BLOCK)
-      R = product((hopper.load(q_s.T) * (since * scale)).astype(bf16), do_s, R)
-      R = product((hopper.load(k_s.T) * -since).astype(bf16), dv_s, R)
+      since = hopper.along_cols(jnp.exp2(G_j + log_scale), BLOCK)
+      R = product((hopper.load(q.T) * since).astype(bf16), do, R)
+      since = hopper.along_cols(-jnp.exp2(G_j), BLOCK)
+      R = product((hopper.load(k.T) * since).astype(bf16), dv, R)
 
       @pl.when(more)
       def _():
@@ -672,14 +710,14 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     grid=(B * P, H, blocks),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      hopper.tiles((CHUNK, BLOCK), bf16, K),
-      hopper.tiles((CHUNK, BLOCK), bf16, K),
-      hopper.tiles((CHUNK, depth), bf16, V),
-      hopper.tiles((CHUNK, depth), bf16, V),
-      hopper.tiles((CHUNK, depth), bf16, V),
-      hopper.tiles((depth, BLOCK), bf16, BLOCK),
-      hopper.tiles((max(depth, 2 * CHUNK), BLOCK), bf16, K),
-      *[plgpu.SMEM((CHUNK,), f32)] * 5,
+      hopper.tiles((1, CHUNK, BLOCK), bf16, K),
+      hopper.tiles((1, CHUNK, BLOCK), bf16, K),
+      hopper.tiles((1, CHUNK, depth), bf16, V),
+      hopper.tiles((1, CHUNK, depth), bf16, V),
+      hopper.tiles((1, CHUNK, depth), bf16, V),
+      hopper.tiles((1, depth, BLOCK), bf16, BLOCK),
+      hopper.tiles((1, max(depth, 2 * CHUNK), BLOCK), bf16, K),
+      *[plgpu.SMEM((CHUNK,), f32)] * 4,
       plgpu.Barrier(num_arrivals=6),
       plgpu.Barrier(num_arrivals=2),
       plgpu.Barrier(),
@@ -690,6 +728,11 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     interpret=interpret or None,
   )
   return run(*arrays)
+
+
+def _not_zero(beta):
+  """Of such a beta, what is multiplied by it can be divided by it again."""
+  return jnp.where(jnp.abs(beta) < 1e-20, 1e-20, beta)
 
 
 def _solved(product, x, T):
