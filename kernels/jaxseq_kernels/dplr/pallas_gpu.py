@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
+
 from jaxseq_kernels import hopper
 from jaxseq_kernels.matrix_states import CHUNK
 
@@ -74,9 +75,7 @@ def maps(chunks, v, *, pieces, interpret=False):
 
 def _scan(chunks, v, state, pieces, reads, keep, interpret):
   both = chunks.R is not None
-  groups = dict(solve="WN", values="v", write="DAR")
-  if reads:
-    groups["read"] = "QPO"
+  groups = dict(solve="WN", values="v", read="QPO" if reads else "", write="DAR")
 
   def chunk(S, x, step, product):
     S_b = S.astype(bf16)
@@ -125,13 +124,12 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
     pieces: If given, that many begin with zeros, and there are only the states.
 
   Returns:
-    The gradients of the states before each piece, as those after it; dv and dZ as do;
-    and those of the states after each chunk, Y, [B, H, N, V, K'] bfloat16.
+    The gradients of the states before each piece, as those after it; dv, as do; those
+    of the states after each chunk, Y, [B, H, N, V, K'] bfloat16; and dZ, as do, if it
+    is more than another form of dv: if there is an R.
   """
   both, ends = chunks.R is not None, pieces is not None
-  groups = dict(arrive="PA", values=["do"], leave="DQW")
-  if not ends:
-    groups["solve"] = "NOR"
+  groups = dict(arrive="PA", values=["do"], solve="" if ends else "NOR", leave="DQW")
 
   def chunk(Y, x, step, product):
     Y_b, do = Y.astype(bf16), x["do"].T
@@ -148,7 +146,7 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
         left, right = [*left, Y_b, do], [*right, x["R"].T, x["O"]]
       dv = product(left, right).astype(bf16)
       step.fetch("solve")
-      step.send(dv=dv, dZ=dZ)
+      step.send(dv=dv, dZ=dZ) if both else step.send(dv=dv)
 
     step.wait("leave")
     Y = product([dZ, do], [x["W"], x["Q"]], Y * _by_channel(x["D"]))
@@ -160,7 +158,7 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
     chunk,
     groups,
     chunks._asdict() | dict(do=do),
-    () if ends else ("dv", "dZ", "Y"),
+    () if ends else ("dv", "Y", "dZ") if both else ("dv", "Y"),
     state,
     pieces or 1,
     interpret,
@@ -195,10 +193,8 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
   """
   backwards = kind.startswith("reverse")
   op = "channel_delta_rule" if arrays["R"] is None else "dplr"
-  groups = {
-    group: [name for name in names if arrays[name] is not None]
-    for group, names in groups.items()
-  }
+  present = lambda names: [name for name in names if arrays[name] is not None]
+  groups = {group: present(names) for group, names in groups.items() if names}
   ins = {name: arrays[name] for names in groups.values() for name in names}
   outs = _outs(arrays, sent, state, pieces, kind == "maps")
   B, N = ins["D"].shape[0], ins["D"].shape[2]
@@ -235,14 +231,23 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
         plgpu.barrier_wait(arrived[group])
 
     def send(i, **arrays):
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      places = []
       for name, array in arrays.items():
-        (y[name] if name in "SY" else y[name].T)[...] = array
+        here = at(name, number(i))
+        if name in "SY":
+          for c in range(depth // BLOCK):
+            part = pl.ds(c * BLOCK, BLOCK)
+            y[c, ...] = array[:, c * BLOCK : (c + 1) * BLOCK]
+            places.append(ref[name].at[(*here, part)])
+        else:
+          y.at[len(places)].T[...] = array
+          places.append(ref[name].at[here])
       plgpu.commit_smem()
-      for name in arrays:
-        plgpu.copy_smem_to_gmem(y[name], ref[name].at[at(name, number(i))])
+      for c, place in enumerate(places):
+        plgpu.copy_smem_to_gmem(y.at[c], place)
 
     def step(i, S):
-      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       later = functools.partial(fetch, i + 1)
       return chunk(S, x, _Step(wait, later, functools.partial(send, i)), product)
 
@@ -266,8 +271,9 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
     grid=(BP, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=dict(
-      x={name: _buffer(name, array, depth) for name, array in ins.items()},
-      y={name: _buffer(name, outs[name], depth) for name in sent},
+      # A product wants both its operands in tiles of one width.
+      x={name: _buffer(name, depth, ins["A"].shape[-1]) for name in ins},
+      y=hopper.tiles((max(len(sent), depth // BLOCK), CHUNK, BLOCK), bf16),
       arrived={
         group: plgpu.Barrier(num_arrivals=len(names)) for group, names in groups.items()
       },
@@ -293,13 +299,12 @@ def _outs(arrays, sent, state, pieces, identity):
   return dict(last=jax.ShapeDtypeStruct(last, f32)) | outs
 
 
-def _buffer(name, array, depth):
-  """Shared memory for a chunk of an array: all channels, or a block of the values."""
+def _buffer(name, depth, columns):
+  """Shared memory for an array's chunk; see `hopper.tiles` for columns."""
   if name == "D":
     return plgpu.SMEM((depth,), f32)
-  if name in "QWAR":
-    return hopper.tiles((CHUNK, depth), bf16, array.shape[-1])
-  return hopper.tiles((CHUNK, depth if name in "SY" else BLOCK), array.dtype)
+  size = depth if name in "QWAR" else CHUNK if name in "PNO" else BLOCK
+  return hopper.tiles((CHUNK, size), bf16, columns)
 
 
 def _by_channel(ref):
