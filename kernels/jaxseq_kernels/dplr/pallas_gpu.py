@@ -78,16 +78,16 @@ def _scan(chunks, v, state, pieces, reads, keep, interpret):
   groups = dict(solve="WN", values="v", read="QPO" if reads else "", write="DAR")
 
   def chunk(S, x, step, product):
-    S_b = S.astype(bf16)
-    if keep:
-      step.send(S=S_b)
+    S_b = step.hold("S", S)
     step.wait("solve", "values")
-    Z = product([S_b, x["v"].T], [x["W"].T, x["N"].T]).astype(bf16)
+    left, right = [*S_b, x["v"].T], [*_blocks(x["W"]), x["N"].T]
+    Z, rest = _halves(product(left, right))
     step.fetch("solve") if both else step.fetch("solve", "values")
 
     if reads:
       step.wait("read")
-      left, right = [S_b, Z], [x["Q"].T, x["P"].T]
+      left = [*S_b, Z, rest]
+      right = [*_blocks(x["Q"]), x["P"].T, x["P"].T]
       if both:
         left, right = [*left, x["v"].T], [*right, x["O"].T]
       o = product(left, right).astype(bf16)
@@ -95,7 +95,7 @@ def _scan(chunks, v, state, pieces, reads, keep, interpret):
       step.send(o=o, Z=Z) if keep else step.send(o=o)
 
     step.wait("write")
-    left, right = [Z], [x["A"]]
+    left, right = [Z, rest], [x["A"], x["A"]]
     if both:
       left, right = [*left, x["v"].T], [*right, x["R"]]
     S = product(left, right, S * _by_channel(x["D"]))
@@ -132,24 +132,23 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
   groups = dict(arrive="PA", values=["do"], solve="" if ends else "NOR", leave="DQW")
 
   def chunk(Y, x, step, product):
-    Y_b, do = Y.astype(bf16), x["do"].T
-    if not ends:
-      step.send(Y=Y_b)
+    Y_b, do = step.hold("Y", Y), x["do"].T
     step.wait("arrive", "values")
-    dZ = product([Y_b, do], [x["A"].T, x["P"]]).astype(bf16)
+    dZ, rest = _halves(product([*Y_b, do], [*_blocks(x["A"]), x["P"]]))
     step.fetch("arrive")
 
     if not ends:
       step.wait("solve")
-      left, right = [dZ], [x["N"]]
+      left, right = [dZ, rest], [x["N"], x["N"]]
       if both:
-        left, right = [*left, Y_b, do], [*right, x["R"].T, x["O"]]
+        left, right = [*left, *Y_b, do], [*right, *_blocks(x["R"]), x["O"]]
       dv = product(left, right).astype(bf16)
       step.fetch("solve")
       step.send(dv=dv, dZ=dZ) if both else step.send(dv=dv)
 
     step.wait("leave")
-    Y = product([dZ, do], [x["W"], x["Q"]], Y * _by_channel(x["D"]))
+    left, right = [dZ, rest, do], [x["W"], x["W"], x["Q"]]
+    Y = product(left, right, Y * _by_channel(x["D"]))
     step.fetch("leave", "values")
     return Y
 
@@ -167,10 +166,18 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
 
 
 class _Step(NamedTuple):
-  """At a chunk: waits for groups of matrices, fetches the next, sends what was made."""
+  """What can be done at a chunk.
+
+  Attributes:
+    wait: For groups of its matrices.
+    fetch: Those of the next chunk.
+    hold: A state in shared memory, as blocks of channels.
+    send: What has been made of its tokens. No state is held any more.
+  """
 
   wait: Callable
   fetch: Callable
+  hold: Callable
   send: Callable
 
 
@@ -199,23 +206,24 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
   outs = _outs(arrays, sent, state, pieces, kind == "maps")
   B, N = ins["D"].shape[0], ins["D"].shape[2]
   BP, H, width, depth = outs["last"].shape
+  columns = arrays["A"].shape[-1]
   product = hopper.plain_product if interpret else hopper.product
 
   def program(*refs, x, y, arrived):
     state_ref = None if state is None else refs[0]
     ref = dict(zip((*ins, *outs), refs[state is not None :], strict=True))
     place = hopper.place(N, BP // B)
-    columns = pl.ds(place.block * BLOCK, BLOCK)
+    mine = pl.ds(place.block * BLOCK, BLOCK)
     number = lambda i: place.first + (place.count - 1 - i if backwards else i)
 
     def at(name, n):
       """Where the program's part of an array is."""
       if name in "SY":
-        return place.batch, place.head, n, columns
+        return place.batch, place.head, n, mine
       if name in "PNOD":
         return place.batch, place.head, n
       # What is beyond the array's end arrives as 0.
-      own = pl.ds(place.block * 0, depth) if name in "QWAR" else columns
+      own = pl.ds(place.block * 0, depth) if name in "QWAR" else mine
       return place.batch, pl.ds(n * CHUNK, CHUNK), place.head, own
 
     def fetch(i, *names):
@@ -230,30 +238,34 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
       for group in names:
         plgpu.barrier_wait(arrived[group])
 
+    def hold(i, name, state):
+      """In shared memory, by blocks of channels; also sent if it is to be."""
+      blocks = range(depth // BLOCK)
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      for c in blocks:
+        y[c, ...] = state[:, c * BLOCK : (c + 1) * BLOCK].astype(bf16)
+      plgpu.commit_smem()
+      if name in sent:
+        for c in blocks:
+          here = *at(name, number(i)), pl.ds(c * BLOCK, BLOCK)
+          plgpu.copy_smem_to_gmem(y.at[c], ref[name].at[here])
+      return [y.at[c] for c in blocks]
+
     def send(i, **arrays):
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      places = []
-      for name, array in arrays.items():
-        here = at(name, number(i))
-        if name in "SY":
-          for c in range(depth // BLOCK):
-            part = pl.ds(c * BLOCK, BLOCK)
-            y[c, ...] = array[:, c * BLOCK : (c + 1) * BLOCK]
-            places.append(ref[name].at[(*here, part)])
-        else:
-          y.at[len(places)].T[...] = array
-          places.append(ref[name].at[here])
+      for c, array in enumerate(arrays.values()):
+        y.at[c].T[...] = array
       plgpu.commit_smem()
-      for c, place in enumerate(places):
-        plgpu.copy_smem_to_gmem(y.at[c], place)
+      for c, name in enumerate(arrays):
+        plgpu.copy_smem_to_gmem(y.at[c], ref[name].at[at(name, number(i))])
 
     def step(i, S):
-      later = functools.partial(fetch, i + 1)
-      return chunk(S, x, _Step(wait, later, functools.partial(send, i)), product)
+      later, *now = map(functools.partial, (fetch, hold, send), (i + 1, i, i))
+      return chunk(S, x, _Step(wait, later, *now), product)
 
     for group in groups:
       fetch(0, group)
-    here = place.row, place.head, columns
+    here = place.row, place.head, mine
     if state is not None:
       S = plgpu.load(state_ref.at[here], layout=hopper.TILE, optimized=False)
     elif kind == "maps":
@@ -271,9 +283,9 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
     grid=(BP, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=dict(
-      # A product wants both its operands in tiles of one width.
-      x={name: _buffer(name, depth, ins["A"].shape[-1]) for name in ins},
-      y=hopper.tiles((max(len(sent), depth // BLOCK), CHUNK, BLOCK), bf16),
+      # A product wants its operands in tiles of one width.
+      x={name: _buffer(name, depth, columns) for name in ins},
+      y=hopper.tiles((max(2, depth // BLOCK), CHUNK, BLOCK), bf16, columns),
       arrived={
         group: plgpu.Barrier(num_arrivals=len(names)) for group, names in groups.items()
       },
@@ -307,6 +319,18 @@ def _buffer(name, depth, columns):
   return hopper.tiles((CHUNK, size), bf16, columns)
 
 
+def _blocks(ref):
+  """Blocks of channels, transposed."""
+  count = ref.shape[1] // BLOCK
+  return [ref.at[:, pl.ds(c * BLOCK, BLOCK)].T for c in range(count)]
+
+
 def _by_channel(ref):
   """A number for each channel, over the columns of a transposed state."""
   return hopper.along_cols(plgpu.load(ref, layout=hopper.COLS), BLOCK)
+
+
+def _halves(x):
+  """Two in bfloat16 that add up to x, all but: with its 8 bits alone a state drifts."""
+  high = x.astype(bf16)
+  return high, (x - high.astype(f32)).astype(bf16)
