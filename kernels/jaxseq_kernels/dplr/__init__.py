@@ -1,0 +1,1 @@
+"""Placeholder until the dispatch is there."""
