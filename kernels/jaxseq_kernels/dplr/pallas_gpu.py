@@ -75,14 +75,15 @@ def maps(chunks, v, *, pieces, interpret=False):
 
 def _scan(chunks, v, state, pieces, reads, keep, interpret):
   both = chunks.R is not None
-  groups = dict(solve="WN", values="v", read="QPO" if reads else "", write="DAR")
+  groups = dict(solve="WN", values="v", read="QPO" if reads else "", write="AR")
 
   def chunk(S, x, step, product):
-    S_b = step.hold("S", S)
+    S_b, kept = step.hold("S", S), step.kept()
     step.wait("solve", "values")
     left, right = [*S_b, x["v"].T], [*_blocks(x["W"]), x["N"].T]
     Z, rest = _halves(product(left, right))
     step.fetch("solve") if both else step.fetch("solve", "values")
+    S *= kept
 
     if reads:
       step.wait("read")
@@ -98,7 +99,7 @@ def _scan(chunks, v, state, pieces, reads, keep, interpret):
     left, right = [Z, rest], [x["A"], x["A"]]
     if both:
       left, right = [*left, x["v"].T], [*right, x["R"]]
-    S = product(left, right, S * _by_channel(x["D"]))
+    S = product(left, right, S)
     step.fetch("write", "values") if both else step.fetch("write")
     return S
 
@@ -129,13 +130,14 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
     is more than another form of dv: if there is an R.
   """
   both, ends = chunks.R is not None, pieces is not None
-  groups = dict(arrive="PA", values=["do"], solve="" if ends else "NOR", leave="DQW")
+  groups = dict(arrive="PA", values=["do"], solve="" if ends else "NOR", leave="QW")
 
   def chunk(Y, x, step, product):
-    Y_b, do = step.hold("Y", Y), x["do"].T
+    Y_b, kept, do = step.hold("Y", Y), step.kept(), x["do"].T
     step.wait("arrive", "values")
     dZ, rest = _halves(product([*Y_b, do], [*_blocks(x["A"]), x["P"]]))
     step.fetch("arrive")
+    Y *= kept
 
     if not ends:
       step.wait("solve")
@@ -148,7 +150,7 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
 
     step.wait("leave")
     left, right = [dZ, rest, do], [x["W"], x["W"], x["Q"]]
-    Y = product(left, right, Y * _by_channel(x["D"]))
+    Y = product(left, right, Y)
     step.fetch("leave", "values")
     return Y
 
@@ -173,12 +175,14 @@ class _Step(NamedTuple):
     fetch: Those of the next chunk.
     hold: A state in shared memory, as blocks of channels.
     send: What has been made of its tokens. No state is held any more.
+    kept: D, over the columns of a transposed state.
   """
 
   wait: Callable
   fetch: Callable
   hold: Callable
   send: Callable
+  kept: Callable
 
 
 def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
@@ -202,7 +206,8 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
   op = "channel_delta_rule" if arrays["R"] is None else "dplr"
   present = lambda names: [name for name in names if arrays[name] is not None]
   groups = {group: present(names) for group, names in groups.items() if names}
-  ins = {name: arrays[name] for names in groups.values() for name in names}
+  staged = [name for names in groups.values() for name in names]
+  ins = {name: arrays[name] for name in ("D", *staged)}
   outs = _outs(arrays, sent, state, pieces, kind == "maps")
   B, N = ins["D"].shape[0], ins["D"].shape[2]
   BP, H, width, depth = outs["last"].shape
@@ -259,8 +264,14 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
       for c, name in enumerate(arrays):
         plgpu.copy_smem_to_gmem(y.at[c], ref[name].at[at(name, number(i))])
 
+    def kept(i):
+      D = ref["D"].at[at("D", number(i))]
+      D = plgpu.load(D, layout=hopper.COLS, optimized=False)
+      return hopper.along_cols(D, BLOCK)
+
     def step(i, S):
-      later, *now = map(functools.partial, (fetch, hold, send), (i + 1, i, i))
+      actions = (fetch, hold, send, kept)
+      later, *now = map(functools.partial, actions, (i + 1, i, i, i))
       return chunk(S, x, _Step(wait, later, *now), product)
 
     for group in groups:
@@ -284,7 +295,7 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
     grid_names=("batch", "head", "block"),
     scratch_types=dict(
       # A product wants its operands in tiles of one width.
-      x={name: _buffer(name, depth, columns) for name in ins},
+      x={name: _buffer(name, depth, columns) for name in staged},
       y=hopper.tiles((max(2, depth // BLOCK), CHUNK, BLOCK), bf16, columns),
       arrived={
         group: plgpu.Barrier(num_arrivals=len(names)) for group, names in groups.items()
@@ -313,8 +324,6 @@ def _outs(arrays, sent, state, pieces, identity):
 
 def _buffer(name, depth, columns):
   """Shared memory for an array's chunk; see `hopper.tiles` for columns."""
-  if name == "D":
-    return plgpu.SMEM((depth,), f32)
   size = depth if name in "QWAR" else CHUNK if name in "PNO" else BLOCK
   return hopper.tiles((CHUNK, size), bf16, columns)
 
@@ -323,11 +332,6 @@ def _blocks(ref):
   """Blocks of channels, transposed."""
   count = ref.shape[1] // BLOCK
   return [ref.at[:, pl.ds(c * BLOCK, BLOCK)].T for c in range(count)]
-
-
-def _by_channel(ref):
-  """A number for each channel, over the columns of a transposed state."""
-  return hopper.along_cols(plgpu.load(ref, layout=hopper.COLS), BLOCK)
 
 
 def _halves(x):
