@@ -237,7 +237,7 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
         for group in names:
           for name in groups[group]:
             here = ref[name].at[at(name, number(i))]
-            plgpu.copy_gmem_to_smem(here, x[name], arrived[group])
+            plgpu.copy_gmem_to_smem(here, x[name].at[0], arrived[group])
 
     def wait(*names):
       for group in names:
@@ -272,7 +272,10 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
     def step(i, S):
       actions = (fetch, hold, send, kept)
       later, *now = map(functools.partial, actions, (i + 1, i, i, i))
-      return chunk(S, x, _Step(wait, later, *now), product)
+      # Always 0, unknown to the compiler: else it keeps all addresses in registers.
+      zero = jax.lax.optimization_barrier(i - i)
+      here = {name: ref.at[zero] for name, ref in x.items()}
+      return chunk(S, here, _Step(wait, later, *now), product)
 
     for group in groups:
       fetch(0, group)
@@ -325,7 +328,7 @@ def _outs(arrays, sent, state, pieces, identity):
 def _buffer(name, depth, columns):
   """Shared memory for an array's chunk; see `hopper.tiles` for columns."""
   size = depth if name in "QWAR" else CHUNK if name in "PNO" else BLOCK
-  return hopper.tiles((CHUNK, size), bf16, columns)
+  return hopper.tiles((1, CHUNK, size), bf16, columns)
 
 
 def _blocks(ref):
