@@ -39,6 +39,9 @@ from jaxseq_kernels.matrix_states import CHUNK
 __all__ = ["BLOCK", "maps", "reverse", "scan"]
 
 BLOCK = 64  # Columns of the values that a program has.
+KEYS = ("Q", "W", "A", "R")  # Arrays with channels of tokens,
+PAIRS = ("P", "N", "O")  # with pairs of tokens of a chunk,
+STATES = ("S", "Y")  # with states before or after chunks; others with values of tokens.
 
 bf16, f32 = jnp.bfloat16, jnp.float32
 
@@ -223,12 +226,12 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
 
     def at(name, n):
       """Where the program's part of an array is."""
-      if name in "SY":
+      if name in STATES:
         return place.batch, place.head, n, mine
-      if name in "PNOD":
+      if name in (*PAIRS, "D"):
         return place.batch, place.head, n
       # What is beyond the array's end arrives as 0.
-      own = pl.ds(place.block * 0, depth) if name in "QWAR" else mine
+      own = pl.ds(place.block * 0, depth) if name in KEYS else mine
       return place.batch, pl.ds(n * CHUNK, CHUNK), place.head, own
 
     def fetch(i, *names):
@@ -321,13 +324,13 @@ def _outs(arrays, sent, state, pieces, identity):
   last = last if state is None else state.shape
   by_chunk = jax.ShapeDtypeStruct((B, H, N, V, depth), bf16)
   by_token = jax.ShapeDtypeStruct(values.shape, bf16)
-  outs = {name: by_chunk if name in "SY" else by_token for name in sent}
+  outs = {name: by_chunk if name in STATES else by_token for name in sent}
   return dict(last=jax.ShapeDtypeStruct(last, f32)) | outs
 
 
 def _buffer(name, depth, columns):
   """Shared memory for an array's chunk; see `hopper.tiles` for columns."""
-  size = depth if name in "QWAR" else CHUNK if name in "PNO" else BLOCK
+  size = depth if name in KEYS else CHUNK if name in PAIRS else BLOCK
   return hopper.tiles((1, CHUNK, size), bf16, columns)
 
 
