@@ -20,8 +20,8 @@ def fused(
     q: [B, T, H, K] bfloat16.
     k: [B, T, H, K] bfloat16.
     v: [B, T, H, V] bfloat16.
-    a: [B, T, H, K] bfloat16.
-    b: [B, T, H, K] bfloat16.
+    a: [B, T, H, K], rounded to bfloat16 as is b.
+    b: [B, T, H, K].
     log_decay: [B, T, H, K], not positive.
     state: [B, H, K, V] float32, before the first token, or None for zeros.
     starts: [B, T] bool, where the state is dropped first, or None for nowhere.
@@ -33,6 +33,7 @@ def fused(
   Returns:
     o [B, T, H, V] in bfloat16 and the last state, [B, H, K, V] in float32.
   """
+  a, b = (x.astype(jnp.bfloat16) for x in (a, b))
   return by_chunk(
     q, k, v, b, a, log_decay, None, state, starts, valid, scale, interpret
   )
@@ -71,7 +72,4 @@ def refusal(
   q, k, v, a, b, log_decay, state, starts, valid, *, scale, backend
 ) -> str | None:
   """Why `fused` cannot take these arrays, or None."""
-  for name, x in dict(a=a, b=b).items():
-    if x.dtype != jnp.bfloat16:
-      return f"it needs bfloat16, not {x.dtype} {name}"
   return matrix_states.refusal(q, k, v, scale)
