@@ -94,14 +94,16 @@ class Maths:
     i = self.rows
     return self.sums((i + 1, CHUNK) if later else (0, i + 1), gates_s)
 
+  def exponents(self, half, gates_s):
+    """E, which in the smallest blocks keys need with the other sign."""
+    stretch, sign = between(self.rows, half)
+    return self.sums(stretch, gates_s, sign if half == LEAST else None)
+
   def shares(self, half, gates_s):
     """exp2(E) for queries and keys."""
-    stretch, sign = between(self.rows, half)
-    if half > LEAST:
-      X = jnp.exp2(self.sums(stretch, gates_s))
-      return X, X
-    E = self.sums(stretch, gates_s, sign)
-    return jnp.exp2(E), jnp.exp2(-E)
+    E = self.exponents(half, gates_s)
+    X = jnp.exp2(E)
+    return X, jnp.exp2(-E) if half == LEAST else X
 
   def scores(self, q_s, k_s, gates_s, work_s):
     """A_ij where j < i, of BLOCK channels."""
@@ -172,10 +174,15 @@ def between(i, half):
   return (first, end), jnp.where(second, 1.0, -1.0)
 
 
-def around(t, half):
-  """The tokens i with t between i and the middle of the block, and signs, as before."""
+def around(t, half, own=True):
+  """The tokens i with t between i and the middle of the block, and signs, as before.
+
+  Unless `own`, t = i counts as between if i is in the first half, not in the second.
+  """
   start, _, second = _block(t, half)
-  first, end = jnp.where(second, t, start), jnp.where(second, start + 2 * half, t)
+  bound = t if own else t + 1
+  first = jnp.where(second, bound, start)
+  end = jnp.where(second, start + 2 * half, bound)
   return (first, end), jnp.where(second, 1.0, -1.0)
 
 

@@ -35,6 +35,8 @@ def plain_inverse(N):
 def inverse(ctx, N, N_s, T_s):
   """T = (I - N)^-1 - I for strictly lower N, of which the transpose is given.
 
+  T is written in the dtype of T_s, float16 or float32.
+
   The halves of the diagonal first, A and B of [[A, 0], [M, B]]: thread c of a warp
   finds column c of the inverse, from the top to the bottom. As soon as an entry is
   known, its share goes into all the entries below. They are in registers; the factors
@@ -55,7 +57,9 @@ def inverse(ctx, N, N_s, T_s):
   column = arith.index_cast(index, lane)
 
   def keep(x, row, column):
-    memref.store(arith.truncf(ir.F16Type.get(), x), T_s, [row, column])
+    if T_s.type.element_type != f32:
+      x = arith.truncf(T_s.type.element_type, x)
+    memref.store(x, T_s, [row, column])
 
   def factors(row, column, count):
     for start in range(0, count, 4):
