@@ -6,6 +6,7 @@ import jax.numpy as jnp
 __all__ = [
   "CHUNK",
   "LOWEST",
+  "between",
   "by_token",
   "count_pieces",
   "given",
@@ -84,6 +85,25 @@ def up(size: int, multiple: int) -> int:
 def pad(x, *sizes: int):
   """Zeros at the end of each axis, up to these sizes."""
   return jnp.pad(x, [(0, size - n) for n, size in zip(x.shape, sizes, strict=True)])
+
+
+def between(first, left, M, *, reverse=False):
+  """The states before each piece, [B P, H, V', K'], in the order of time.
+
+  Args:
+    first: [B, H, V', K'] before the first piece, or None for zeros.
+    left: [B, P, H, V', K'] after each piece from an empty state.
+    M: [B, P, H, K', K'], transposed as the states are.
+    reverse: The last piece is the first, and M transposed once more.
+  """
+  pieces = M.shape[1]
+  states = [jnp.zeros_like(left[:, 0]) if first is None else first]
+  for piece in range(1, pieces):
+    n = pieces - piece if reverse else piece - 1
+    passed = M[:, n].swapaxes(-1, -2) if reverse else M[:, n]
+    states.append(jnp.matmul(states[-1], passed, precision="highest") + left[:, n])
+  states = jnp.stack(states[::-1] if reverse else states, axis=1)
+  return states.reshape(-1, *states.shape[2:])
 
 
 def given(gradient):

@@ -5,21 +5,8 @@
     A_ij = sum_k q_ik k_jk exp2(g_{j+1,k} + ... + g_ik)
 
 for each chunk of C tokens, g the binary logarithms of decays, L_i their sum from the
-chunk's start to i, U_j that from j to its end, G_C that of all. A is no product of
-matrices, but a sum of a few, each for the pairs of tokens in one block's two halves:
-there the exponent is the sum up to the middle of the block and that from there on,
-
-    A_ij = sum_k (q_ik exp2(E_ik)) (k_jk exp2(E_jk)),  j < middle <= i,
-
-for blocks of 64, 32 and 16 tokens: no exponent is positive. In the blocks of 8 that
-remain, pairs of one half need exp2(E_i) / exp2(E_j) as well, with sign: therefore no
-token's decay counts as less than 2^-28 (4e-9), and nothing overflows. Where documents
-start, pairs are masked. A token's score with itself is a plain sum.
-
-All exponents, L, U and E, are sums over the tokens in between and nothing else: each is
-a matrix of zeros and ones times g. So they are products on the matrix unit, of g in
-float16 (relative error 2^-12: an exponent e is off by at most 2^-12 e, a share 2^e by
-1e-4 of one).
+chunk's start to i, U_j that from j to its end, G_C that of all. `channel_decays` has
+how A and the sums are made.
 
 `scores`: grid [B, H, N], a program, one warpgroup, for the A of each chunk.
 
@@ -34,25 +21,31 @@ Nothing is summed beyond a chunk, and no pair of tokens that a decay is not betw
 in the blocks of 8 such pairs cancel, exactly.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxseq_kernels import hopper
+from jaxseq_kernels.channel_decays import (
+  BLOCK,
+  HALVES,
+  LEAST,
+  Documents,
+  Maths,
+  around,
+  earlier,
+  inside,
+  later,
+  load,
+  total_of,
+  wide,
+)
 from jaxseq_kernels.matrix_states import CHUNK
 
 __all__ = ["BLOCK", "ends", "gradients", "scan", "scores"]
 
-BLOCK = 64  # Columns of the values and channels of the keys that are taken at a time.
 STAGES = 2  # Blocks of channels that are copied ahead.
-HALVES = (32, 16, 8)  # Of the blocks whose halves are multiplied.
-LEAST = 4  # Half of the smallest block.
-LOWEST = -28.0  # LEAST times as much, and a factor of 2^16, are in a float's range.
-# Float16 has 11 bits from 2^-14 to 2^16. What a token forgets begins at 1e-7.
-UNIT = 1024.0
 
 
 def scores(q, k, g, docs, *, interpret=False):
@@ -71,7 +64,7 @@ def scores(q, k, g, docs, *, interpret=False):
   def program(
     q_ref, k_ref, g_ref, docs_ref, A_ref, q_s, k_s, g_s, gates_s, A_s, zero_s, arrived
   ):
-    maths = _Maths(hopper.plain_product if interpret else hopper.product, zero_s)
+    maths = Maths(hopper.plain_product if interpret else hopper.product, zero_s)
     b, head, n = (jax.lax.axis_index(name) for name in ("batch", "head", "chunk"))
     A = self_score = 0.0
     for c in range(-(-K // BLOCK)):
@@ -83,9 +76,9 @@ def scores(q, k, g, docs, *, interpret=False):
       gates_s[...] = maths.gates(g_s)
       plgpu.commit_smem()
       A += maths.scores(q_s, k_s, gates_s, A_s)
-      self_score += hopper.sum_of_rows(_wide(q_s) * _wide(k_s))
+      self_score += hopper.sum_of_rows(wide(q_s) * wide(k_s))
       plgpu.commit_smem()  # Also waits until no warp needs them any more.
-    A = jnp.where(_Documents(docs_ref.at[b, n], False).same(), A, 0.0)
+    A = jnp.where(Documents(docs_ref.at[b, n], False).same(), A, 0.0)
     A += maths.diagonal(hopper.along_rows(self_score, CHUNK))
     A_s[...] = A.astype(bf16)
     plgpu.commit_smem()
@@ -168,7 +161,7 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
     kept_ref = take(keep)
     q_s, k_s, g_s, v_s, A_s, gates_s, work_s, out_s, zero_s, *barriers = refs
     arrived, v_arrived = barriers
-    maths = _Maths(hopper.plain_product if interpret else hopper.product, zero_s)
+    maths = Maths(hopper.plain_product if interpret else hopper.product, zero_s)
     product = maths.product
 
     batch, b, head, block, first, count = hopper.place(N, P)
@@ -209,14 +202,14 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
     def chunk(step, carry):
       states, totals = list(carry[0]), list(carry[1])
       n, rows = place(step)
-      documents = _Documents(docs_ref.at[b, n], reverse)
+      documents = Documents(docs_ref.at[b, n], reverse)
       o = None
       for c in range(blocks):
         slot = slot_of(step, c)
         plgpu.barrier_wait(arrived.at[slot])
         gates = maths.gates(g_s.at[slot])
         gates_s[...] = gates
-        total = _total(gates) + documents.none()
+        total = total_of(gates) + documents.none()
         totals[c] += total
         if reads:
           plgpu.wait_smem_to_gmem(0, wait_read_only=True)
@@ -227,9 +220,9 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
           to = kept_ref.at[b, head, n, columns, channels[c]]
           plgpu.copy_smem_to_gmem(out_s, to)
         if reads:
-          near = _wide(q_s.at[slot]) * jnp.exp2(maths.outward(gates_s, reverse))
+          near = wide(q_s.at[slot]) * jnp.exp2(maths.outward(gates_s, reverse))
           o = product(near.astype(bf16), out_s.T, o)
-        far = _wide(k_s.at[slot]) * jnp.exp2(maths.outward(gates_s, not reverse))
+        far = wide(k_s.at[slot]) * jnp.exp2(maths.outward(gates_s, not reverse))
         far *= hopper.along_rows(documents.write(), BLOCK)
         work_s[...] = far.astype(bf16)
         plgpu.commit_smem()
@@ -253,7 +246,7 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
     states = [zeros((BLOCK, BLOCK), hopper.TILE)] * blocks
     if state is not None:
       before = state_ref.at[batch, head, columns]
-      states = [_load(before.at[:, at]) for at in channels]
+      states = [load(before.at[:, at]) for at in channels]
     totals = [zeros((BLOCK,), hopper.COLS)] * blocks
     carry = (tuple(states), tuple(totals))
     states, totals = jax.lax.fori_loop(0, count, chunk, carry)
@@ -322,7 +315,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     q_ref, k_ref, v_ref, do_ref, g_ref, docs_ref, before_ref, after_ref = refs[:8]
     dq_ref, dk_ref, dg_ref = refs[8:11]
     q_s, k_s, v_s, do_s, g_s, before_s, after_s, gates_s, zero_s, *arrived = refs[11:]
-    maths = _Maths(hopper.plain_product if interpret else hopper.product, zero_s)
+    maths = Maths(hopper.plain_product if interpret else hopper.product, zero_s)
     product = maths.product
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     block = jax.lax.axis_index("block")
@@ -336,20 +329,20 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     for ref, to in ((before_ref, before_s), (after_ref, after_s)):
       here = ref.at[b, head, n, values, channels]
       plgpu.copy_gmem_to_smem(here, to.at[pl.ds(0, V)], arrived[2])
-    forwards, backwards = (_Documents(docs_ref.at[b, n], way) for way in (False, True))
+    forwards, backwards = (Documents(docs_ref.at[b, n], way) for way in (False, True))
 
     plgpu.barrier_wait(arrived[0])
     gates = maths.gates(g_s)
-    total = jnp.exp2(_total(gates) + forwards.none())
+    total = jnp.exp2(total_of(gates) + forwards.none())
     gates_s[...] = gates
     plgpu.commit_smem()
-    q, k = lambda: _wide(q_s), lambda: _wide(k_s)
+    q, k = lambda: wide(q_s), lambda: wide(k_s)
 
     plgpu.barrier_wait(arrived[2])
     z = 0.0
     for d in range(V // BLOCK):
       part = pl.ds(d * BLOCK, BLOCK)
-      z += _wide(before_s.at[part]) * _wide(after_s.at[part])
+      z += wide(before_s.at[part]) * wide(after_s.at[part])
     z = hopper.sum_of_cols(z) * total
 
     plgpu.barrier_wait(arrived[1])
@@ -367,7 +360,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       one = jnp.bfloat16(1)
       if sign is not None:
         one = hopper.along_rows(sign.astype(bf16), CHUNK)
-      return product(_inside(stretch, one), qs)
+      return product(inside(stretch, one), qs)
 
     dq *= jnp.exp2(maths.outward(gates_s, False))
     dq *= hopper.along_rows(forwards.read(), BLOCK)
@@ -391,12 +384,12 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       qs[...] = (q() * X).astype(bf16)
       ks[...] = (k() * Y).astype(bf16)
       plgpu.commit_smem()
-      dq_here = product(_inside(_earlier(maths.rows, half), _load(P_s)), ks)
-      dk_here = product(_inside(_later(maths.rows, half), _load(Pt_s)), qs)
+      dq_here = product(inside(earlier(maths.rows, half), load(P_s)), ks)
+      dk_here = product(inside(later(maths.rows, half), load(Pt_s)), qs)
       dq += dq_here * X
       dk += dk_here * Y
-      y, y_keys = _wide(qs) * dq_here, _wide(ks) * dk_here
-      stretch, sign = _around(maths.rows, half)
+      y, y_keys = wide(qs) * dq_here, wide(ks) * dk_here
+      stretch, sign = around(maths.rows, half)
       if half > LEAST:
         dg += back(y + y_keys, stretch)
       else:
@@ -435,157 +428,3 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     interpret=interpret or None,
   )
   return run(q, k, v, do, g, docs, before, after)
-
-
-class _Maths:
-  """Of blocks of 64 tokens and 64 channels."""
-
-  def __init__(self, product, zero_s):
-    self.product, self.zero_s = product, zero_s
-    zero_s[...] = plgpu.layout_cast(jnp.zeros((CHUNK,), jnp.int32), hopper.COLS)
-    plgpu.commit_smem()
-
-  @property
-  def rows(self):
-    """Their indices; made again for each use.
-
-    Were they the same, the compiler would share all that comes of them: masks and
-    matrices of zeros and ones that fill the registers.
-    """
-    i = plgpu.broadcasted_iota(jnp.int32, (CHUNK,), 0, layout=hopper.ROWS)
-    return i + self.zero_s[0]
-
-  def diagonal(self, x):
-    """x where row and column are the same, elsewhere zero."""
-    i = self.rows
-    return _inside((i, i + 1), x)
-
-  def gates(self, g_s):
-    """Binary logarithms, limited, in units that float16 has."""
-    g = jnp.maximum(_load(g_s) * (UNIT * math.log2(math.e)), UNIT * LOWEST)
-    return g.astype(jnp.float16)
-
-  def sums(self, stretch, gates_s, sign=None):
-    """Of the gates of a stretch of tokens for each row, [CHUNK, BLOCK]."""
-    one = jnp.float16(1 / UNIT)
-    if sign is not None:
-      one = hopper.along_rows((sign / UNIT).astype(jnp.float16), CHUNK)
-    return self.product(_inside(stretch, one), gates_s)
-
-  def outward(self, gates_s, later: bool):
-    """L, from the chunk's start to each token, or U, from there to the end."""
-    i = self.rows
-    return self.sums((i + 1, CHUNK) if later else (0, i + 1), gates_s)
-
-  def shares(self, half, gates_s):
-    """exp2(E) for queries and keys."""
-    stretch, sign = _between(self.rows, half)
-    if half > LEAST:
-      X = jnp.exp2(self.sums(stretch, gates_s))
-      return X, X
-    E = self.sums(stretch, gates_s, sign)
-    return jnp.exp2(E), jnp.exp2(-E)
-
-  def scores(self, q_s, k_s, gates_s, work_s):
-    """A_ij where j < i, of BLOCK channels."""
-    A = 0.0
-    for half in (*HALVES, LEAST):
-      rows, cols = self.shares(half, gates_s)
-      work_s[...] = (_wide(k_s) * cols).astype(jnp.bfloat16)
-      plgpu.commit_smem()
-      here = self.product((_wide(q_s) * rows).astype(jnp.bfloat16), work_s.T)
-      A += _inside(_earlier(self.rows, half), here)
-    return A
-
-
-class _Documents:
-  """What the documents of a chunk let through. Loaded at each use, to hold little."""
-
-  def __init__(self, ref, reverse):
-    self.ref, self.reverse = ref, reverse
-
-  def read(self):
-    """Numbers by row, 1 where the state before is read."""
-    return self._at(self.reverse)
-
-  def write(self):
-    """Numbers by row, 1 where the state after sees the token."""
-    return self._at(not self.reverse)
-
-  def same(self):
-    """Tokens of rows and columns are of one document."""
-    rows = hopper.along_rows(_load(self.ref.at[0], hopper.ROWS), CHUNK)
-    return rows == hopper.along_cols(_load(self.ref.at[1], hopper.COLS), CHUNK)
-
-  def none(self):
-    """The binary logarithm of what is kept of the state: 0 or very little."""
-    return jnp.where(self.ref[0, CHUNK - 1] > 0, -1e4, 0.0)
-
-  def _at(self, end):
-    """Where no document starts between a token and the chunk's start, or its end."""
-    number = self.ref[0, CHUNK - 1] if end else 0.0
-    return _ones(_load(self.ref.at[0], hopper.ROWS) == number)
-
-
-def _inside(stretch, x):
-  """x where a column is in its row's stretch [first, end), elsewhere zero."""
-  first, end = (
-    hopper.along_rows(y, CHUNK) if isinstance(y, jax.Array) else y for y in stretch
-  )
-  j = hopper.iota((CHUNK, CHUNK), 1)
-  zero = jnp.zeros((), x.dtype)
-  if isinstance(first, int):
-    return jnp.where(j < end, x, zero)
-  if isinstance(end, int):
-    return jnp.where(j >= first, x, zero)
-  size = (end - first).astype(jnp.uint32)
-  return jnp.where((j - first).astype(jnp.uint32) < size, x, zero)
-
-
-def _block(i, half):
-  """Of a token's block the start and middle, and whether the token is not before it."""
-  start = i & -2 * half
-  return start, start + half, (i & half) == half
-
-
-def _between(i, half):
-  """The tokens from the block's middle to i, and 1; or from i to there, and -1."""
-  _, middle, second = _block(i, half)
-  first, end = jnp.where(second, middle, i + 1), jnp.where(second, i + 1, middle)
-  return (first, end), jnp.where(second, 1.0, -1.0)
-
-
-def _around(t, half):
-  """The tokens i with t between i and the middle of the block, and signs, as before."""
-  start, _, second = _block(t, half)
-  first, end = jnp.where(second, t, start), jnp.where(second, start + 2 * half, t)
-  return (first, end), jnp.where(second, 1.0, -1.0)
-
-
-def _earlier(i, half):
-  """The first half of the block, for i in the second; if LEAST all before i."""
-  start, middle, second = _block(i, half)
-  return start, i if half == LEAST else jnp.where(second, middle, start)
-
-
-def _later(j, half):
-  """The second half of the block, for j in the first; if LEAST all after j."""
-  start, middle, second = _block(j, half)
-  end = start + 2 * half
-  return j + 1 if half == LEAST else jnp.where(second, end, middle), end
-
-
-def _total(gates):
-  return hopper.sum_of_cols(gates.astype(jnp.float32)) * (1 / UNIT)
-
-
-def _ones(which):
-  return jnp.where(which, 1.0, 0.0)
-
-
-def _load(ref, layout=hopper.TILE):
-  return plgpu.load(ref, layout=layout, optimized=False)
-
-
-def _wide(ref):
-  return _load(ref).astype(jnp.float32)

@@ -45,7 +45,7 @@ def _forward(q, k, v, g, beta, state, scale, pieces, interpret, *, keep):
   before, M = state, None
   if pieces > 1:
     W, M = pallas_gpu.maps(k, v, G, beta, T, pieces=pieces, interpret=interpret)
-    before = _between(state, W, M)
+    before = matrix_states.between(state, W, M)
   o, after, *kept = pallas_gpu.scan(
     q, k, v, G, beta, T, before, scale=scale, keep=keep, interpret=interpret
   )
@@ -71,7 +71,7 @@ def _backward(scale, pieces, interpret, kept, gradients):
   if pieces > 1:
     (left,) = pallas_gpu.values(q, k, do, G, beta, T, pieces=pieces, **options)
     left = left.reshape(-1, pieces, *left.shape[1:])
-    after = _between(dlast, left, M, reverse=True)
+    after = matrix_states.between(dlast, left, M, reverse=True)
   dfirst, dv = pallas_gpu.values(q, k, do, G, beta, T, after, **options)
   after = None if after is None else after.swapaxes(-1, -2)
   dq, dk, dg, dbeta = pallas_gpu.keys(q, k, do, dv, w, G, beta, S, after, **options)
@@ -80,25 +80,6 @@ def _backward(scale, pieces, interpret, kept, gradients):
   if not stateless:
     dstate = dfirst.reshape(-1, pieces, *dfirst.shape[1:])[:, 0]
   return dq, dk, dv, dg, dbeta.sum(axis=2), dstate
-
-
-def _between(first, left, M, *, reverse=False):
-  """The states before each piece, [B P, H, V', K'], in the order of time.
-
-  Args:
-    first: [B, H, V', K'] before the first piece, or None for zeros.
-    left: [B, P, H, V', K'] after each piece from an empty state.
-    M: [B, P, H, K', K'], transposed as the states are.
-    reverse: The last piece is the first, and M transposed once more.
-  """
-  pieces = M.shape[1]
-  states = [jnp.zeros_like(left[:, 0]) if first is None else first]
-  for piece in range(1, pieces):
-    n = pieces - piece if reverse else piece - 1
-    passed = M[:, n].swapaxes(-1, -2) if reverse else M[:, n]
-    states.append(jnp.matmul(states[-1], passed, precision="highest") + left[:, n])
-  states = jnp.stack(states[::-1] if reverse else states, axis=1)
-  return states.reshape(-1, *states.shape[2:])
 
 
 scan.defvjp(_primals, _backward, symbolic_zeros=True)

@@ -1,0 +1,218 @@
+"""What kernels for decays by channel share: the pairs of tokens of a chunk, in blocks.
+
+The scores of a chunk of C tokens,
+
+    A_ij = sum_k q_ik k_jk exp2(g_{j+1,k} + ... + g_ik),
+
+g the binary logarithms of decays, are no product of matrices, but a sum of a few, each
+for the pairs of tokens in one block's two halves: there the exponent is the sum up to
+the middle of the block and that from there on,
+
+    A_ij = sum_k (q_ik exp2(E_ik)) (k_jk exp2(E_jk)),  j < middle <= i,
+
+for blocks of 64, 32 and 16 tokens: no exponent is positive. In the blocks of 8 that
+remain, pairs of one half need exp2(E_i) / exp2(E_j) as well, with sign: therefore no
+token's decay counts as less than 2^-28 (4e-9), and nothing overflows. Where documents
+start, pairs are masked. A token's score with itself is a plain sum.
+
+All exponents, E and the sums L from the chunk's start to each token and U from there to
+its end, are sums over the tokens in between and nothing else: each is a matrix of zeros
+and ones times g. So they are products on the matrix unit, of g in float16 (relative
+error 2^-12: an exponent e is off by at most 2^-12 e, a share 2^e by 1e-4 of one).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from jaxseq_kernels import hopper
+from jaxseq_kernels.matrix_states import CHUNK
+
+__all__ = [
+  "BLOCK",
+  "HALVES",
+  "LEAST",
+  "Documents",
+  "Maths",
+  "around",
+  "between",
+  "earlier",
+  "inside",
+  "later",
+  "load",
+  "total_of",
+  "wide",
+]
+
+BLOCK = 64  # Channels that are taken at a time.
+HALVES = (32, 16, 8)  # Of the blocks whose halves are multiplied.
+LEAST = 4  # Half of the smallest block.
+LOWEST = -28.0  # LEAST times as much, and a factor of 2^16, are in a float's range.
+# Float16 has 11 bits from 2^-14 to 2^16. What a token forgets begins at 1e-7.
+UNIT = 1024.0
+
+
+class Maths:
+  """Of blocks of 64 tokens and 64 channels."""
+
+  def __init__(self, product, zero_s):
+    self.product, self.zero_s = product, zero_s
+    zero_s[...] = plgpu.layout_cast(jnp.zeros((CHUNK,), jnp.int32), hopper.COLS)
+    plgpu.commit_smem()
+
+  @property
+  def rows(self):
+    """Their indices; made again for each use.
+
+    Were they the same, the compiler would share all that comes of them: masks and
+    matrices of zeros and ones that fill the registers.
+    """
+    i = plgpu.broadcasted_iota(jnp.int32, (CHUNK,), 0, layout=hopper.ROWS)
+    return i + self.zero_s[0]
+
+  def diagonal(self, x):
+    """x where row and column are the same, elsewhere zero."""
+    i = self.rows
+    return inside((i, i + 1), x)
+
+  def gates(self, g_s):
+    """Binary logarithms, limited, in units that float16 has."""
+    g = jnp.maximum(load(g_s) * (UNIT * math.log2(math.e)), UNIT * LOWEST)
+    return g.astype(jnp.float16)
+
+  def sums(self, stretch, gates_s, sign=None):
+    """Of the gates of a stretch of tokens for each row, [CHUNK, BLOCK]."""
+    one = jnp.float16(1 / UNIT)
+    if sign is not None:
+      one = hopper.along_rows((sign / UNIT).astype(jnp.float16), CHUNK)
+    return self.product(inside(stretch, one), gates_s)
+
+  def outward(self, gates_s, later: bool):
+    """L, from the chunk's start to each token, or U, from there to the end."""
+    i = self.rows
+    return self.sums((i + 1, CHUNK) if later else (0, i + 1), gates_s)
+
+  def exponents(self, half, gates_s):
+    """E, which in the smallest blocks keys need with the other sign."""
+    stretch, sign = between(self.rows, half)
+    return self.sums(stretch, gates_s, sign if half == LEAST else None)
+
+  def shares(self, half, gates_s):
+    """exp2(E) for queries and keys."""
+    E = self.exponents(half, gates_s)
+    X = jnp.exp2(E)
+    return X, jnp.exp2(-E) if half == LEAST else X
+
+  def scores(self, q_s, k_s, gates_s, work_s):
+    """A_ij where j < i, of BLOCK channels."""
+    A = 0.0
+    for half in (*HALVES, LEAST):
+      rows, cols = self.shares(half, gates_s)
+      work_s[...] = (wide(k_s) * cols).astype(jnp.bfloat16)
+      plgpu.commit_smem()
+      here = self.product((wide(q_s) * rows).astype(jnp.bfloat16), work_s.T)
+      A += inside(earlier(self.rows, half), here)
+    return A
+
+
+class Documents:
+  """What the documents of a chunk let through. Loaded at each use, to hold little."""
+
+  def __init__(self, ref, reverse):
+    self.ref, self.reverse = ref, reverse
+
+  def read(self):
+    """Numbers by row, 1 where the state before is read."""
+    return self._at(self.reverse)
+
+  def write(self):
+    """Numbers by row, 1 where the state after sees the token."""
+    return self._at(not self.reverse)
+
+  def same(self):
+    """Tokens of rows and columns are of one document."""
+    rows = hopper.along_rows(load(self.ref.at[0], hopper.ROWS), CHUNK)
+    return rows == hopper.along_cols(load(self.ref.at[1], hopper.COLS), CHUNK)
+
+  def none(self):
+    """The binary logarithm of what is kept of the state: 0 or very little."""
+    return jnp.where(self.ref[0, CHUNK - 1] > 0, -1e4, 0.0)
+
+  def _at(self, end):
+    """Where no document starts between a token and the chunk's start, or its end."""
+    number = self.ref[0, CHUNK - 1] if end else 0.0
+    return _ones(load(self.ref.at[0], hopper.ROWS) == number)
+
+
+def inside(stretch, x):
+  """x where a column is in its row's stretch [first, end), elsewhere zero."""
+  first, end = (
+    hopper.along_rows(y, CHUNK) if isinstance(y, jax.Array) else y for y in stretch
+  )
+  j = hopper.iota((CHUNK, CHUNK), 1)
+  zero = jnp.zeros((), x.dtype)
+  if isinstance(first, int):
+    return jnp.where(j < end, x, zero)
+  if isinstance(end, int):
+    return jnp.where(j >= first, x, zero)
+  size = (end - first).astype(jnp.uint32)
+  return jnp.where((j - first).astype(jnp.uint32) < size, x, zero)
+
+
+def _block(i, half):
+  """Of a token's block the start and middle, and whether the token is not before it."""
+  start = i & -2 * half
+  return start, start + half, (i & half) == half
+
+
+def between(i, half):
+  """The tokens from the block's middle to i, and 1; or from i to there, and -1."""
+  _, middle, second = _block(i, half)
+  first, end = jnp.where(second, middle, i + 1), jnp.where(second, i + 1, middle)
+  return (first, end), jnp.where(second, 1.0, -1.0)
+
+
+def around(t, half, own=True):
+  """The tokens i with t between i and the middle of the block, and signs, as before.
+
+  Unless `own`, t = i counts as between if i is in the first half, not in the second.
+  """
+  start, _, second = _block(t, half)
+  bound = t if own else t + 1
+  first = jnp.where(second, bound, start)
+  end = jnp.where(second, start + 2 * half, bound)
+  return (first, end), jnp.where(second, 1.0, -1.0)
+
+
+def earlier(i, half):
+  """The first half of the block, for i in the second; if LEAST all before i."""
+  start, middle, second = _block(i, half)
+  return start, i if half == LEAST else jnp.where(second, middle, start)
+
+
+def later(j, half):
+  """The second half of the block, for j in the first; if LEAST all after j."""
+  start, middle, second = _block(j, half)
+  end = start + 2 * half
+  return j + 1 if half == LEAST else jnp.where(second, end, middle), end
+
+
+def total_of(gates):
+  """The sum of a chunk's gates by channel, `COLS`."""
+  return hopper.sum_of_cols(gates.astype(jnp.float32)) * (1 / UNIT)
+
+
+def _ones(which):
+  return jnp.where(which, 1.0, 0.0)
+
+
+def load(ref, layout=hopper.TILE):
+  """To registers, from global memory too."""
+  return plgpu.load(ref, layout=layout, optimized=False)
+
+
+def wide(ref):
+  """`load` in float32."""
+  return load(ref).astype(jnp.float32)

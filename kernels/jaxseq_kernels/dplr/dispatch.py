@@ -1,0 +1,75 @@
+"""What leaves this folder: the differentiable kernel, and why it cannot take a call."""
+
+import jax.numpy as jnp
+
+from jaxseq_kernels import matrix_states
+from jaxseq_kernels.dplr import vjp
+from jaxseq_kernels.matrix_states import CHUNK, pad, up
+
+__all__ = ["by_chunk", "fused", "refusal"]
+
+
+def fused(
+  q, k, v, a, b, log_decay, state, starts, valid, *, scale, backend, interpret=False
+):
+  """S_t = (diag(exp(g_t)) + a_t b_t^T) S_{t-1} + k_t v_t^T, o_t = scale S_t^T q_t.
+
+  Differentiable.
+
+  Args:
+    q: [B, T, H, K] bfloat16.
+    k: [B, T, H, K] bfloat16.
+    v: [B, T, H, V] bfloat16.
+    a: [B, T, H, K], rounded to bfloat16 as is b.
+    b: [B, T, H, K].
+    log_decay: [B, T, H, K], not positive.
+    state: [B, H, K, V] float32, before the first token, or None for zeros.
+    starts: [B, T] bool, where the state is dropped first, or None for nowhere.
+    valid: [B, T] bool; other tokens read 0 and write nothing. None for all.
+    scale: Of the queries, positive.
+    backend: "gpu".
+    interpret: True, or the parameters of Pallas's interpreter for the backend.
+
+  Returns:
+    o [B, T, H, V] in bfloat16 and the last state, [B, H, K, V] in float32.
+  """
+  a, b = (x.astype(jnp.bfloat16) for x in (a, b))
+  return by_chunk(
+    q, k, v, b, a, log_decay, None, state, starts, valid, scale, interpret
+  )
+
+
+def by_chunk(q, k, v, b, a, g, beta, state, starts, valid, scale, interpret):
+  """Pads, marks the documents of each chunk, and cuts into pieces: `vjp.scan`."""
+  B, T, H, K = q.shape
+  V = v.shape[-1]
+  N = -(-T // CHUNK)
+  # What is not there, and zeros at the end, neither reads nor writes nor decays.
+  K_up, V_up = max(64, up(K, 32)), up(V, 64)
+
+  def keys(x):
+    if x is not None and valid is not None:
+      x = jnp.where(valid[..., None, None], x, 0)
+    return None if x is None else pad(x, B, up(T, 8), H, K_up)
+
+  q, k, b, a, g = map(keys, (q, k, b, a, g.astype(jnp.float32)))
+  v = pad(v, B, up(T, 8), H, V_up)
+  if beta is not None:
+    beta = beta.astype(jnp.float32)
+    beta = beta if valid is None else jnp.where(valid[..., None], beta, 0)
+    beta = pad(beta, B, N * CHUNK, H).swapaxes(1, 2).reshape(B, H, N, CHUNK)
+  docs = jnp.zeros((B, T), bool) if starts is None else starts
+  docs = jnp.cumsum(pad(docs, B, N * CHUNK).reshape(B, N, CHUNK), -1, jnp.float32)
+  docs = jnp.broadcast_to(docs[:, :, None], (B, N, 2, CHUNK))
+  if state is not None:
+    state = pad(state.swapaxes(2, 3), B, H, V_up, up(K, 64))
+  pieces = matrix_states.count_pieces(B * H * (V_up // 64), N)
+  o, last = vjp.scan(q, k, v, g, docs, b, a, beta, state, scale, pieces, interpret)
+  return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
+
+
+def refusal(
+  q, k, v, a, b, log_decay, state, starts, valid, *, scale, backend
+) -> str | None:
+  """Why `fused` cannot take these arrays, or None."""
+  return matrix_states.refusal(q, k, v, scale)

@@ -1,0 +1,632 @@
+"""GPU kernels for Hopper, by Mosaic GPU, for what a chunk's tokens make of each other.
+
+The rules of KDA (`channel_delta_rule`) and RWKV-7 (`dplr`), with g the binary
+logarithms of decays by channel, S [K, V] and s the scale,
+
+    S_t = exp2(g_t) S_{t-1} + a_t z_t^T + k_t v_t^T        z_t = S_{t-1}^T b_t
+    S_t = exp2(g_t) S_{t-1} + a_t z_t^T                    z_t = v_t - S_{t-1}^T b_t
+
+(in KDA a = beta k and b = exp2(g) k) and o_t = s S_t^T q_t, are for C tokens of a chunk
+
+    Z  = N v + W S
+    o  = Q S + P Z + O v
+    S' = D S + A^T Z + R^T v
+
+With G_i the sum of g from the chunk's start to i and with it, G-_i without, U_j from
+after j to the end, E_ij from after j to i and E-_ij to before i,
+
+    Q = s q exp2(G)      A = a exp2(U)      R = k exp2(U)      D = exp2(G_C)
+    P_ij = s sum_c q_ic a_jc exp2(E_ij)     O_ij = s sum_c q_ic k_jc exp2(E_ij)   j <= i
+    M_ij =   sum_c b_ic a_jc exp2(E-_ij)    L_ij =   sum_c b_ic k_jc exp2(E-_ij)  j < i
+    dplr:  X = (I - M)^-1    W = X (b exp2(G-))     N = X L
+    KDA:   X = (I + M)^-1    W = -X (k exp2(G))     N = X        no O, R
+
+where in KDA M has k_i exp2(E_ij) for b_i exp2(E-_ij). All pairs are of one document,
+and what is before a document's start is not read after it. How pairs are summed is in
+`channel_decays`; b_i exp2(E-_ij) is there (b_i exp2(-g_i)) exp2(E_ij).
+
+`prepare`: grid [B N, H], a program, one warpgroup, for each chunk of a head. It takes
+64 channels at a time; then come the inverse and what is multiplied by it.
+
+Backwards, with Y the gradient of S', e = s do and dZ from the scan in reverse, and in
+`dplr` f = X^T dZ, in KDA f = -X^T dZ,
+
+    dq_i = exp2(G_i) (e S^T)_i   + sum over j <= i of exp2(E_ij) (e_i . z_j) a_j
+    db_i = exp2(G-_i) (f S^T)_i  + sum over j < i of exp2(E-_ij) (f_i . z_j) a_j
+    da_j = exp2(U_j) (Z Y^T)_j   + sums over i of exp2(E_ij) (e_i . z_j) q_i
+                                                  exp2(E-_ij) (f_i . z_j) b_i
+
+and in `dplr` the same of v_j for z_j, with k_j for a_j. In KDA what goes to b and a
+goes to k. `_meet`, grid [B N, H], makes the products of e and f with Z and v.
+`gradients`, grid [B N, H, K / 64], has 64 channels in registers. Through
+each exponent the gradient is q dq, b db, a da or k dk, and the transposed matrix of
+zeros and ones takes it to g. Nothing is summed beyond a chunk, and no pair of tokens
+that a decay is not between; in the smallest blocks such pairs cancel, up to 2^-17.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from jaxseq_kernels import hopper, triangular
+from jaxseq_kernels.channel_decays import (
+  BLOCK,
+  HALVES,
+  LEAST,
+  UNIT,
+  Documents,
+  Maths,
+  around,
+  earlier,
+  inside,
+  later,
+  load,
+  total_of,
+  wide,
+)
+from jaxseq_kernels.matrix_states import CHUNK
+
+__all__ = ["Chunks", "gradients", "prepare"]
+
+bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
+
+
+class Chunks(NamedTuple):
+  """Each chunk as a map of the state before it; in bfloat16 but for D.
+
+  Attributes:
+    Q: [B, T, H, K].
+    W: [B, T, H, K].
+    A: [B, T, H, K].
+    D: [B, H, N, K'] float32, K' being K padded to a multiple of 64.
+    P: [B, H, N, CHUNK, CHUNK].
+    N: [B, H, N, CHUNK, CHUNK].
+    R: [B, T, H, K], of `dplr`, as the others.
+    O: [B, H, N, CHUNK, CHUNK].
+    X: [B, H, N, CHUNK, CHUNK], which in KDA is N.
+  """
+
+  Q: jax.Array
+  W: jax.Array
+  A: jax.Array
+  D: jax.Array
+  P: jax.Array
+  N: jax.Array
+  R: jax.Array | None = None
+  O: jax.Array | None = None  # noqa: E741
+  X: jax.Array | None = None
+
+
+def prepare(
+  q, k, g, docs, b=None, a=None, beta=None, *, scale, interpret=False
+) -> Chunks:
+  """What the scans need of each chunk.
+
+  Args:
+    q: [B, T, H, K] bfloat16; T a multiple of 8, K of 32 and at least 64.
+    k: [B, T, H, K].
+    g: [B, T, H, K] float32, natural logarithms of decays.
+    docs: [B, N, 2, CHUNK] float32, how many documents have started in the chunk up to
+      and with a token; twice, as no buffer can be read in two layouts of registers.
+      N = ceil(T / CHUNK).
+    b: [B, T, H, K], of `dplr`.
+    a: [B, T, H, K], of `dplr`.
+    beta: [B, H, N, CHUNK] float32, of KDA.
+    scale: Of the outputs.
+    interpret: As in `pallas_call`.
+  """
+  B, T, H, K = q.shape
+  N, blocks, general = docs.shape[1], -(-K // BLOCK), beta is None
+  arrays = dict(q=q, k=k, b=b, a=a, g=g, docs=docs, beta=_twice(beta))
+  arrays = {name: x for name, x in arrays.items() if x is not None}
+  vectors = jax.ShapeDtypeStruct(q.shape, bf16)
+  pairs = jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), bf16)
+  outs = dict(Q=vectors, W=vectors, A=vectors, P=pairs, N=pairs)
+  outs["D"] = jax.ShapeDtypeStruct((B, H, N, blocks * BLOCK), f32)
+  if general:
+    outs.update(R=vectors, O=pairs, X=pairs)
+  names = [*arrays, *outs]
+  product = hopper.plain_product if interpret else hopper.product
+
+  def program(*refs, given, gates_s, staged, reads_s, zero_s, arrived):
+    ref = dict(zip(names, refs, strict=True))
+    (q_s, k_s, g_s, *others), (M_s, X_s) = given
+    b_s, a_s = others or (k_s, k_s)
+    maths = Maths(product, zero_s)
+    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
+    at, n = jax.lax.div(batch, N), jax.lax.rem(batch, N)
+    rows = pl.ds(n * CHUNK, CHUNK)
+    documents = Documents(ref["docs"].at[at, n], False)
+    # What is beyond the array's end arrives as 0, and is not written.
+    part = lambda c: pl.ds(head * 0 + c * BLOCK, BLOCK)
+    vectors_of = lambda name, c: ref[name].at[at, rows, head, part(c)]
+    pairs_of = lambda name: ref[name].at[at, head, n]
+
+    def send(x, buffer, to):
+      buffer[...] = x.astype(bf16)
+      plgpu.commit_smem()
+      plgpu.copy_smem_to_gmem(buffer, to)
+
+    def read(c):
+      """Q, and the reads of the state that are still to be multiplied by X."""
+      share = jnp.exp2(maths.outward(gates_s, False))
+      share *= hopper.along_rows(documents.read(), BLOCK)
+      reads = wide(b_s) * share
+      reads_s.at[c][...] = (reads * _undo(gates_s) if general else reads).astype(f16)
+      send(wide(q_s) * share * scale, q_s, vectors_of("Q", c))
+
+    def write(c):
+      """A and R."""
+      share = jnp.exp2(maths.outward(gates_s, True))
+      share *= hopper.along_rows(documents.write(), BLOCK)
+      if general:
+        send(wide(k_s) * share, k_s, vectors_of("R", c))
+      else:
+        share *= hopper.along_rows(load(beta_of(0), hopper.ROWS), BLOCK)
+      send(wide(a_s) * share, a_s, vectors_of("A", c))
+
+    beta_of = lambda copy: ref["beta"].at[at, head, n, copy]
+    sums, self_a, self_k = (0.0,) * 4, 0.0, 0.0
+    for c in range(blocks):
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      for name, buffer in dict(q=q_s, k=k_s, g=g_s, b=b_s, a=a_s).items():
+        if name in arrays:
+          plgpu.copy_gmem_to_smem(vectors_of(name, c), buffer, arrived)
+      plgpu.barrier_wait(arrived)
+      gates = maths.gates(g_s)
+      gates_s[...] = gates
+      plgpu.commit_smem()
+      ref["D"].at[at, head, n, part(c)][...] = jnp.exp2(
+        total_of(gates) + documents.none()
+      )
+      self_a += hopper.sum_of_rows(wide(q_s) * wide(a_s))
+      if general:
+        self_k += hopper.sum_of_rows(wide(q_s) * wide(k_s))
+      for half in (*HALVES, LEAST):
+        buffers = (q_s, k_s, b_s, a_s, gates_s, staged)
+        sums = _pairs(maths, half, sums, *buffers, general=general)
+      read(c)
+      write(c)
+
+    P, M, O, L = (jnp.where(documents.same(), x, 0.0) for x in sums)
+    P += maths.diagonal(hopper.along_rows(self_a, CHUNK))
+    if general:
+      O += maths.diagonal(hopper.along_rows(self_k, CHUNK))
+    else:
+      P *= hopper.along_cols(load(beta_of(1), hopper.COLS), CHUNK)
+      M *= hopper.along_rows(-load(beta_of(0), hopper.ROWS), CHUNK)
+    send(P * scale, staged[0], pairs_of("P"))
+    if general:
+      gates_s[...] = L.astype(f16)
+      send(O * scale, staged[1], pairs_of("O"))
+    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+    if interpret:
+      X_s[...] = triangular.plain_inverse(M.T)
+    else:
+      triangular.inverse(M, M_s.at[:, pl.ds(0, CHUNK)], X_s)
+    i = maths.rows
+    X = load(X_s) + inside((i, i + 1), jnp.ones((), f32))
+    # Twice float16: what cancels when keys repeat is not to leave its rounding.
+    halves = [X.astype(f16), (X - X.astype(f16).astype(f32)).astype(f16)]
+    times = lambda x: product(halves, [x, x])
+    made = [(X, pairs_of("X" if general else "N"))]
+    if general:
+      made.append((times(gates_s), pairs_of("N")))
+    for c in range(blocks):
+      W = times(reads_s.at[c])
+      made.append((W if general else -W, vectors_of("W", c)))
+    for slot, (x, to) in enumerate(made):
+      plgpu.wait_smem_to_gmem(1, wait_read_only=True)
+      send(x, staged[slot % 2], to)
+    plgpu.wait_smem_to_gmem(0)
+
+  tile = hopper.tiles((CHUNK, BLOCK), bf16, K)
+  run = plgpu.kernel(
+    program,
+    out_type=list(outs.values()),
+    grid=(B * N, H),
+    grid_names=("batch", "head"),
+    scratch_types=dict(
+      given=plgpu.RefUnion(
+        [tile, tile, hopper.tiles((CHUNK, BLOCK), f32, K), *[tile] * (2 * general)],
+        [
+          plgpu.SMEM((CHUNK, triangular.ROW), f32),
+          plgpu.SMEM((CHUNK, CHUNK), f32),
+        ],
+      ),
+      gates_s=hopper.tiles((CHUNK, BLOCK), f16),
+      staged=[tile] * (4 if general else 3),
+      reads_s=hopper.tiles((blocks, CHUNK, BLOCK), f16),
+      zero_s=plgpu.SMEM((CHUNK,), jnp.int32),
+      arrived=plgpu.Barrier(num_arrivals=5 if general else 3),
+    ),
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name=f"{'dplr' if general else 'channel_delta_rule'}_prepare",
+    interpret=interpret or None,
+  )
+  made = run(*arrays.values())
+  return Chunks(**dict(zip(outs, made, strict=True)))
+
+
+def _pairs(maths, half, sums, q_s, k_s, b_s, a_s, gates_s, staged, *, general):
+  """Of halves of blocks, added to: P, M transposed, O and L."""
+  P, M, O, L = sums
+  queries, writes, *others = staged
+  reads, keys = (others[0], others[-1]) if general or half == LEAST else (writes,) * 2
+  E = maths.exponents(half, gates_s)
+  share = jnp.exp2(-E if half == LEAST else E)
+  writes[...] = (wide(a_s) * share).astype(bf16)
+  if general:
+    keys[...] = (wide(k_s) * share).astype(bf16)
+  share = jnp.exp2(E)
+  queries[...] = (wide(q_s) * share).astype(bf16)
+  if reads is not writes:
+    share *= _undo(gates_s) if general else 1.0
+    reads[...] = (wide(b_s) * share).astype(bf16)
+  plgpu.commit_smem()
+  product = lambda x, y: maths.product(x, y.T)
+  P += inside(earlier(maths.rows, half), product(queries, writes))
+  M += inside(later(maths.rows, half), product(writes, reads))
+  if general:
+    O += inside(earlier(maths.rows, half), product(queries, keys))
+    L += inside(earlier(maths.rows, half), product(reads, keys))
+  return P, M, O, L
+
+
+def _undo(gates_s):
+  """What undoes each token's own decay."""
+  return jnp.exp2(wide(gates_s) * (-1 / UNIT))
+
+
+def _twice(beta):
+  """Once for each layout of registers that it is read in."""
+  if beta is None:
+    return None
+  return jnp.broadcast_to(beta[:, :, :, None], (*beta.shape[:3], 2, CHUNK))
+
+
+def gradients(
+  q,
+  k,
+  v,
+  do,
+  g,
+  docs,
+  X,
+  S,
+  Y,
+  Z,
+  dZ,
+  b=None,
+  a=None,
+  beta=None,
+  *,
+  scale,
+  interpret=False,
+):
+  """dq, dk, dg, and db and da, or dbeta.
+
+  Args:
+    q: As k, g, docs, b, a, beta, scale and interpret, of `prepare`.
+    k: ...
+    v: [B, T, H, V] bfloat16, V a multiple of 64. None for KDA.
+    do: [B, T, H, V].
+    g: ...
+    docs: ...
+    X: Of `Chunks`. None for KDA.
+    S: [B, H, N, V, K'] bfloat16, the state before each chunk, transposed.
+    Y: The gradient of that after it.
+    Z: [B, T, H, V].
+    dZ: [B, T, H, V]; for KDA dv, which is X^T dZ.
+    b: ...
+    a: ...
+    beta: ...
+    scale: ...
+    interpret: ...
+
+  Returns:
+    dq, dk, dg, db, da and dbeta: [B, T, H, K] in bfloat16, dg in float32, dbeta as
+    beta. None for what is not there.
+  """
+  B, T, H, K = q.shape
+  V, N, blocks, general = do.shape[-1], docs.shape[1], -(-K // BLOCK), beta is None
+  product = hopper.plain_product if interpret else hopper.product
+  pairs, f = _meet(v, do, docs, X, Z, dZ, scale=scale, interpret=interpret)
+  vectors = dict(q=q, k=k, g=g) | (dict(b=b, a=a) if general else {})
+  values = dict(e=do, f=f, Z=Z) | (dict(v=v) if general else {})
+  states = dict(S=S, Y=Y)
+  arrays = vectors | values | states | dict(pairs=pairs, docs=docs)
+  outs = {
+    "d" + name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in vectors.items()
+  }
+  if not general:
+    arrays["beta"] = beta
+    outs["dbeta"] = jax.ShapeDtypeStruct((B, H, blocks, N, CHUNK), f32)
+  names, count = [*arrays, *outs], pairs.shape[3]
+
+  def program(*refs, given, tiles, gates_s, zero_s, barriers):
+    ref = dict(zip(names, refs, strict=True))
+    of_vectors = dict(zip(vectors, given))
+    of_values = dict(zip([*values, *states], tiles))
+    met, staged = tiles[:count], tiles[count:]  # When the values have been used.
+    arrived, values_arrived, met_arrived = barriers
+    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
+    block = jax.lax.axis_index("block")
+    at, n = jax.lax.div(batch, N), jax.lax.rem(batch, N)
+    rows, channels = pl.ds(n * CHUNK, CHUNK), pl.ds(block * BLOCK, BLOCK)
+    copy = plgpu.copy_gmem_to_smem
+
+    def fetch(d):
+      part = pl.ds(block * 0 + d * BLOCK, BLOCK)
+      for name in values:
+        copy(ref[name].at[at, rows, head, part], of_values[name], values_arrived)
+      for name in states:
+        here = ref[name].at[at, head, n, part, channels]
+        copy(here, of_values[name], values_arrived)
+
+    for name, buffer in of_vectors.items():
+      copy(ref[name].at[at, rows, head, channels], buffer, arrived)
+    fetch(0)
+    maths = Maths(product, zero_s)
+    documents = Documents(ref["docs"].at[at, n], False)
+    beta_of = None if general else ref["beta"].at[at, head, n]
+    part = _Part(maths, of_vectors, gates_s, beta_of, met, staged)
+    plgpu.barrier_wait(arrived)
+    gates = maths.gates(of_vectors["g"])
+    gates_s[...] = gates
+    total = jnp.exp2(total_of(gates) + documents.none())
+    plgpu.commit_smem()
+
+    z = 0.0
+    for d in range(V // BLOCK):
+      plgpu.barrier_wait(values_arrived)
+      z += wide(of_values["S"]) * wide(of_values["Y"])
+      part.add_states(**of_values)
+      plgpu.commit_smem()  # All have read.
+      if d + 1 < V // BLOCK:
+        fetch(d + 1)
+    for index, to in enumerate(met):
+      copy(ref["pairs"].at[at, head, n, index], to, met_arrived)
+    z = hopper.sum_of_cols(z) * total
+    of_vectors["g"][...] = hopper.along_cols(z, CHUNK)
+    part.take_states(documents, scale)
+    plgpu.barrier_wait(met_arrived)
+    part.add_selves()
+    # One side after the other, as there are not registers enough for both.
+    for side in (part.to_rows, part.to_cols):
+      for half in (*HALVES, LEAST):
+        side(half)
+
+    if not general:
+      dbeta = hopper.sum_of_rows(part.wide("k") * part.d["a"])
+      ref["dbeta"].at[at, head, block, n][...] = dbeta
+      part.d["k"] = part.d["b"] + part.d["a"] * part.beta()
+    for name, buffer in of_vectors.items():
+      if name != "g":
+        buffer[...] = part.d[name].astype(bf16)
+    plgpu.commit_smem()
+    for name, buffer in of_vectors.items():
+      plgpu.copy_smem_to_gmem(buffer, ref["d" + name].at[at, rows, head, channels])
+    plgpu.wait_smem_to_gmem(0)
+
+  tile = hopper.tiles((CHUNK, BLOCK), bf16, K)
+  plain = hopper.tiles((CHUNK, BLOCK), bf16)
+  of_gates = hopper.tiles((CHUNK, BLOCK), f32, K)
+  run = plgpu.kernel(
+    program,
+    out_type=list(outs.values()),
+    grid=(B * N, H, blocks),
+    grid_names=("batch", "head", "block"),
+    scratch_types=dict(
+      given=[of_gates if name == "g" else tile for name in vectors],
+      tiles=[plain] * max(len(values | states), count + 3),
+      gates_s=hopper.tiles((CHUNK, BLOCK), f16),
+      zero_s=plgpu.SMEM((CHUNK,), jnp.int32),
+      barriers=[
+        plgpu.Barrier(num_arrivals=arrivals)
+        for arrivals in (len(vectors), len(values | states), count)
+      ],
+    ),
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name=f"{'dplr' if general else 'channel_delta_rule'}_gradients",
+    interpret=interpret or None,
+  )
+  made = dict(zip(outs, run(*arrays.values()), strict=True))
+  if not general:
+    made["dbeta"] = made["dbeta"].sum(axis=2)
+  return tuple(made.get(name) for name in ("dq", "dk", "dg", "db", "da", "dbeta"))
+
+
+class _Part:
+  """The gradients of a chunk's vectors in 64 channels.
+
+  Attributes:
+    d: dq, db, da and, of `dplr`, dk, as far as they have been added.
+  """
+
+  def __init__(self, maths, vectors, gates_s, beta, met, staged):
+    self.maths, self.vectors, self.gates_s = maths, vectors, gates_s
+    self.beta_of, self.met, self.staged = beta, met, staged
+    self.general = beta is None
+    self.written = ("a", "k") if self.general else ("a",)
+    self.d = dict(q=0.0, b=0.0, a=0.0) | (dict(k=0.0) if self.general else {})
+
+  def beta(self):
+    """By row."""
+    return hopper.along_rows(load(self.beta_of, hopper.ROWS), BLOCK)
+
+  def wide(self, name):
+    """q, b, a or k, in KDA made of k."""
+    if self.general or name in ("q", "k"):
+      return wide(self.vectors[name])
+    return self.wide("k") * self.beta() if name == "a" else self.wide("k")
+
+  def share_of(self, name, share):
+    """What b reads has not yet faded by its token's own decay."""
+    return share * _undo(self.gates_s) if name == "b" and self.general else share
+
+  def add_states(self, e, f, Z, S, Y, v=None):
+    """Products of 64 of the values, their shares of the state still to be taken."""
+    for name, x, y in (("q", e, S), ("b", f, S), ("a", Z, Y), ("k", v, Y)):
+      if x is not None:
+        self.d[name] += self.maths.product(x, y)
+
+  def take_states(self, documents, scale):
+    """What passes from the state before, and to that after."""
+    d, i = self.d, self.maths.rows
+    share = jnp.exp2(self.maths.outward(self.gates_s, False))
+    share *= hopper.along_rows(documents.read(), BLOCK)
+    d["q"] *= share * scale
+    d["b"] *= self.share_of("b", share if self.general else -share)
+    y, z = self.wide("q") * d["q"], self.wide("b") * d["b"]
+    if self.general:
+      self.to_gates(z, (i + 1, CHUNK))
+    self.to_gates(y if self.general else y + z, (i, CHUNK))
+    share = jnp.exp2(self.maths.outward(self.gates_s, True))
+    share *= hopper.along_rows(documents.write(), BLOCK)
+    y = 0.0
+    for name in self.written:
+      d[name] *= share
+      y += self.wide(name) * d[name]
+    self.to_gates(y, (0, i))
+
+  def add_selves(self):
+    """What outputs have of their own tokens."""
+    for pair, name in zip(self.met[::2], self.written):
+      own = hopper.sum_of_rows(self.maths.diagonal(wide(pair)))
+      own = hopper.along_rows(own, BLOCK)
+      self.d["q"] += own * self.wide(name)
+      self.d[name] += own * self.wide("q")
+
+  def to_rows(self, half):
+    """What q and b have of pairs in the halves of blocks."""
+    E = self.maths.exponents(half, self.gates_s)
+    share = jnp.exp2(-E if half == LEAST else E)
+    writes = self._stage({name: share for name in self.written})
+    share = jnp.exp2(E)
+    y = 0.0
+    for name, pairs in (("q", self.met[::2]), ("b", self.met[1::2])):
+      left = [inside(earlier(self.maths.rows, half), load(x)) for x in pairs]
+      here, share = self.maths.product(left, writes), self.share_of(name, share)
+      y += _rounded(self.wide(name) * share) * here
+      self.d[name] += here * share
+      if self.general:
+        self._from_around(y, half, own=name == "q")
+        y = 0.0
+    if not self.general:
+      self._from_around(y, half)
+
+  def to_cols(self, half):
+    """What a and k have of them."""
+    E = self.maths.exponents(half, self.gates_s)
+    share = jnp.exp2(E)
+    reads = self._stage({name: self.share_of(name, share) for name in ("q", "b")})
+    share = jnp.exp2(-E if half == LEAST else E)
+    y = 0.0
+    for index, name in enumerate(self.written):
+      pairs = self.met[2 * index : 2 * index + 2]
+      left = [inside(later(self.maths.rows, half), load(x.T)) for x in pairs]
+      here = self.maths.product(left, reads)
+      y += _rounded(self.wide(name) * share) * here
+      self.d[name] += here * share
+    self._from_around(-y if half == LEAST else y, half)
+
+  def _from_around(self, y, half, own=True):
+    """Adds to dg, y being the gradient of E."""
+    stretch, sign = around(self.maths.rows, half, own)
+    self.to_gates(y, stretch, sign if half == LEAST else None)
+
+  def _stage(self, shares):
+    buffers = self.staged[1 : 1 + len(shares)]
+    for buffer, (name, share) in zip(buffers, shares.items()):
+      buffer[...] = (self.wide(name) * share).astype(bf16)
+    plgpu.commit_smem()
+    return list(buffers)
+
+  def to_gates(self, y, stretch, sign=None):
+    """Adds to dg, y being the gradient of sums: from a stretch for each gate."""
+    one, parts = jnp.bfloat16(1), [y]
+    if sign is not None:
+      one = hopper.along_rows(sign.astype(bf16), CHUNK)
+      # What cancels does so all the more if it is not rounded to 8 bits.
+      parts = [_rounded(y), y - _rounded(y)]
+    here = 0.0
+    for part in parts:
+      self.staged[0][...] = part.astype(bf16)
+      plgpu.commit_smem()
+      here += self.maths.product(inside(stretch, one), self.staged[0])
+    g_s = self.vectors["g"]
+    g_s[...] = load(g_s) + here
+
+
+def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
+  """Products of e and f with Z (and v), and f.
+
+  Returns:
+    [B, H, N, 2 or 4, CHUNK, CHUNK] bfloat16: of e and Z where j <= i, f and Z where
+    j < i, and so on; and f [B, T, H, V].
+  """
+  B, T, H, V = do.shape
+  N, general = docs.shape[1], X is not None
+  sign = 1 if general else -1
+  product = hopper.plain_product if interpret else hopper.product
+  values = dict(e=do, f=dZ, Z=Z) | (dict(v=v) if general else {})
+  arrays = values | (dict(X=X) if general else {})
+  shape = (B, H, N, 4 if general else 2, CHUNK, CHUNK)
+  outs = [jax.ShapeDtypeStruct(shape, bf16)]
+  if general:
+    outs.append(jax.ShapeDtypeStruct(do.shape, bf16))
+
+  def program(*refs, buffers, out_s, zero_s, arrived):
+    inputs, (docs_ref, met_ref, *f_ref) = refs[: len(arrays)], refs[len(arrays) :]
+    batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
+    at, n = jax.lax.div(batch, N), jax.lax.rem(batch, N)
+    tokens = (at, pl.ds(n * CHUNK, CHUNK), head, pl.ds(head * 0, V))
+    for name, ref, buffer in zip(arrays, inputs, buffers):
+      here = ref.at[at, head, n] if name == "X" else ref.at[tokens]
+      plgpu.copy_gmem_to_smem(here, buffer, arrived)
+    maths = Maths(product, zero_s)
+    documents = Documents(docs_ref.at[at, n], False)
+    plgpu.barrier_wait(arrived)
+    e_s, f_s, Z_s, *others = buffers
+    if general:
+      f_s[...] = product(others[1].T, f_s).astype(bf16)
+      plgpu.commit_smem()
+      plgpu.copy_smem_to_gmem(f_s, f_ref[0].at[tokens])
+    for index in range(shape[3]):
+      right = others[0] if index > 1 else Z_s
+      x = product(f_s if index % 2 else e_s, right.T)
+      i = maths.rows
+      x = inside((0, i if index % 2 else i + 1), jnp.where(documents.same(), x, 0.0))
+      plgpu.wait_smem_to_gmem(1, wait_read_only=True)
+      out = out_s.at[index % 2]
+      out[...] = (x * (scale if index % 2 == 0 else sign)).astype(bf16)
+      plgpu.commit_smem()
+      plgpu.copy_smem_to_gmem(out, met_ref.at[at, head, n, index])
+    plgpu.wait_smem_to_gmem(0)
+
+  tile, pair = hopper.tiles((CHUNK, V), bf16), hopper.tiles((CHUNK, CHUNK), bf16)
+  run = plgpu.kernel(
+    program,
+    out_type=outs,
+    grid=(B * N, H),
+    grid_names=("batch", "head"),
+    scratch_types=dict(
+      buffers=[pair if name == "X" else tile for name in arrays],
+      out_s=hopper.tiles((2, CHUNK, CHUNK), bf16),
+      zero_s=plgpu.SMEM((CHUNK,), jnp.int32),
+      arrived=plgpu.Barrier(num_arrivals=len(arrays)),
+    ),
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name=f"{'dplr' if general else 'channel_delta_rule'}_meet",
+    interpret=interpret or None,
+  )
+  pairs, *f = run(*arrays.values(), docs)
+  return pairs, f[0] if general else dZ
+
+
+def _rounded(x):
+  return x.astype(bf16).astype(f32)
