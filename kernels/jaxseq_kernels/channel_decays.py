@@ -42,16 +42,34 @@ __all__ = [
   "inside",
   "later",
   "load",
+  "over_halves",
+  "smallest",
   "total_of",
   "wide",
+  "zeros",
 ]
 
 BLOCK = 64  # Channels that are taken at a time.
-HALVES = (32, 16, 8)  # Of the blocks whose halves are multiplied.
+HALVES = (32, 16, 8)  # Of the blocks whose halves are multiplied, each half as large.
 LEAST = 4  # Half of the smallest block.
 LOWEST = -28.0  # LEAST times as much, and a factor of 2^16, are in a float's range.
 # Float16 has 11 bits from 2^-14 to 2^16. What a token forgets begins at 1e-7.
 UNIT = 1024.0
+
+
+def over_halves(step, carry):
+  """Of carry = step(half, carry), with all halves of blocks.
+
+  Most of it in a loop: a program has no more instructions than are at hand quickly.
+  """
+  largest = HALVES[0]
+  loop = lambda n, carry: step(jax.lax.shift_right_logical(largest, n), carry)
+  return step(LEAST, jax.lax.fori_loop(0, len(HALVES), loop, carry))
+
+
+def smallest(half) -> bool:
+  """Whether tokens of one half are multiplied too."""
+  return isinstance(half, int) and half == LEAST
 
 
 class Maths:
@@ -97,24 +115,25 @@ class Maths:
   def exponents(self, half, gates_s):
     """E, which in the smallest blocks keys need with the other sign."""
     stretch, sign = between(self.rows, half)
-    return self.sums(stretch, gates_s, sign if half == LEAST else None)
+    return self.sums(stretch, gates_s, sign if smallest(half) else None)
 
   def shares(self, half, gates_s):
     """exp2(E) for queries and keys."""
     E = self.exponents(half, gates_s)
     X = jnp.exp2(E)
-    return X, jnp.exp2(-E) if half == LEAST else X
+    return X, jnp.exp2(-E) if smallest(half) else X
 
-  def scores(self, q_s, k_s, gates_s, work_s):
-    """A_ij where j < i, of BLOCK channels."""
-    A = 0.0
-    for half in (*HALVES, LEAST):
+  def scores(self, A, q_s, k_s, gates_s, work_s):
+    """A plus that of BLOCK channels, where j < i."""
+
+    def add(half, A):
       rows, cols = self.shares(half, gates_s)
       work_s[...] = (wide(k_s) * cols).astype(jnp.bfloat16)
       plgpu.commit_smem()
       here = self.product((wide(q_s) * rows).astype(jnp.bfloat16), work_s.T)
-      A += inside(earlier(self.rows, half), here)
-    return A
+      return A + inside(earlier(self.rows, half), here)
+
+    return over_halves(add, A)
 
 
 class Documents:
@@ -189,14 +208,14 @@ def around(t, half, own=True):
 def earlier(i, half):
   """The first half of the block, for i in the second; if LEAST all before i."""
   start, middle, second = _block(i, half)
-  return start, i if half == LEAST else jnp.where(second, middle, start)
+  return start, i if smallest(half) else jnp.where(second, middle, start)
 
 
 def later(j, half):
   """The second half of the block, for j in the first; if LEAST all after j."""
   start, middle, second = _block(j, half)
   end = start + 2 * half
-  return j + 1 if half == LEAST else jnp.where(second, end, middle), end
+  return j + 1 if smallest(half) else jnp.where(second, end, middle), end
 
 
 def total_of(gates):
@@ -206,6 +225,11 @@ def total_of(gates):
 
 def _ones(which):
   return jnp.where(which, 1.0, 0.0)
+
+
+def zeros():
+  """A matrix of them."""
+  return plgpu.layout_cast(jnp.zeros((CHUNK, BLOCK), jnp.float32), hopper.TILE)
 
 
 def load(ref, layout=hopper.TILE):

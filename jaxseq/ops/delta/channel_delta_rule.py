@@ -15,6 +15,7 @@ where D_0 is what is left of the state before: the UT transform, its scores made
 """
 
 import jax.numpy as jnp
+from jaxseq_kernels import channel_delta_rule as kernel
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
@@ -118,6 +119,7 @@ def affine(q, k, v, g, erase, *, mask, like):
 
 IMPLEMENTATIONS = {
   "chunked": Form(chunked),
+  "pallas_gpu": chunks.by_kernel(kernel, "BTHK", "BTH", backend="gpu"),
   "pallas_gpu_step": chunks.by_step("log_decay", "beta"),
   "recurrent": Form(recurrent),
 }

@@ -18,6 +18,7 @@ by `chunks.decayed_scores`, so that no exponent is positive at any decay.
 """
 
 import jax.numpy as jnp
+from jaxseq_kernels import dplr as kernel
 from jaxtyping import Array, Float, Int
 
 from jaxseq.ops import chunks, dispatch
@@ -137,6 +138,7 @@ def _chunk(q, k, v, a, b, g, *, mask):
 
 IMPLEMENTATIONS = {
   "chunked": Form(chunked),
+  "pallas_gpu": chunks.by_kernel(kernel, "BTHK", "BTHK", "BTHK", backend="gpu"),
   "pallas_gpu_step": chunks.by_step("a", "b", "log_decay"),
   "recurrent": Form(recurrent),
 }

@@ -29,8 +29,6 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxseq_kernels import hopper
 from jaxseq_kernels.channel_decays import (
   BLOCK,
-  HALVES,
-  LEAST,
   Documents,
   Maths,
   around,
@@ -38,8 +36,11 @@ from jaxseq_kernels.channel_decays import (
   inside,
   later,
   load,
+  over_halves,
+  smallest,
   total_of,
   wide,
+  zeros,
 )
 from jaxseq_kernels.matrix_states import CHUNK
 
@@ -66,18 +67,24 @@ def scores(q, k, g, docs, *, interpret=False):
   ):
     maths = Maths(hopper.plain_product if interpret else hopper.product, zero_s)
     b, head, n = (jax.lax.axis_index(name) for name in ("batch", "head", "chunk"))
-    A = self_score = 0.0
-    for c in range(-(-K // BLOCK)):
+
+    def add(c, carry):
+      A, self_score = carry
       # What is beyond the array's end arrives as 0.
-      here = b, pl.ds(n * CHUNK, CHUNK), head, pl.ds(n * 0 + c * BLOCK, BLOCK)
+      here = b, pl.ds(n * CHUNK, CHUNK), head, pl.ds(c * BLOCK, BLOCK)
       for ref, to in ((q_ref, q_s), (k_ref, k_s), (g_ref, g_s)):
         plgpu.copy_gmem_to_smem(ref.at[here], to, arrived)
       plgpu.barrier_wait(arrived)
       gates_s[...] = maths.gates(g_s)
       plgpu.commit_smem()
-      A += maths.scores(q_s, k_s, gates_s, A_s)
+      A = maths.scores(A, q_s, k_s, gates_s, A_s)
       self_score += hopper.sum_of_rows(wide(q_s) * wide(k_s))
       plgpu.commit_smem()  # Also waits until no warp needs them any more.
+      return A, self_score
+
+    none = plgpu.layout_cast(jnp.zeros((CHUNK,), jnp.float32), hopper.ROWS)
+    carry = (zeros(), none)
+    A, self_score = jax.lax.fori_loop(0, pl.cdiv(K, BLOCK), add, carry)
     A = jnp.where(Documents(docs_ref.at[b, n], False).same(), A, 0.0)
     A += maths.diagonal(hopper.along_rows(self_score, CHUNK))
     A_s[...] = A.astype(bf16)
@@ -379,7 +386,8 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     dq += P_self * k()
     dk += P_self * q()
 
-    for half in (*HALVES, LEAST):
+    def add(half, carry):
+      dq, dk, dg = carry
       X, Y = maths.shares(half, gates_s)
       qs[...] = (q() * X).astype(bf16)
       ks[...] = (k() * Y).astype(bf16)
@@ -390,15 +398,17 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       dk += dk_here * Y
       y, y_keys = wide(qs) * dq_here, wide(ks) * dk_here
       stretch, sign = around(maths.rows, half)
-      if half > LEAST:
-        dg += back(y + y_keys, stretch)
-      else:
+      if smallest(half):
         # A pair with no gate between cancels: of the same rounded factors, exactly,
         # and all the more if the difference is not rounded to 8 bits.
         y -= y_keys
         rounded = y.astype(bf16).astype(f32)
         dg += back(rounded, stretch, sign) + back(y - rounded, stretch, sign)
+      else:
+        dg += back(y + y_keys, stretch)
+      return dq, dk, dg
 
+    dq, dk, dg = over_halves(add, (dq, dk, dg))
     q_s[...] = (dq * scale).astype(bf16)
     k_s[...] = (dk * scale).astype(bf16)
     g_s[...] = dg * scale

@@ -54,8 +54,6 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxseq_kernels import hopper, triangular
 from jaxseq_kernels.channel_decays import (
   BLOCK,
-  HALVES,
-  LEAST,
   UNIT,
   Documents,
   Maths,
@@ -64,8 +62,11 @@ from jaxseq_kernels.channel_decays import (
   inside,
   later,
   load,
+  over_halves,
+  smallest,
   total_of,
   wide,
+  zeros,
 )
 from jaxseq_kernels.matrix_states import CHUNK
 
@@ -141,7 +142,7 @@ def prepare(
     rows = pl.ds(n * CHUNK, CHUNK)
     documents = Documents(ref["docs"].at[at, n], False)
     # What is beyond the array's end arrives as 0, and is not written.
-    part = lambda c: pl.ds(head * 0 + c * BLOCK, BLOCK)
+    part = lambda c: pl.ds(c * BLOCK, BLOCK)
     vectors_of = lambda name, c: ref[name].at[at, rows, head, part(c)]
     pairs_of = lambda name: ref[name].at[at, head, n]
 
@@ -169,8 +170,9 @@ def prepare(
       send(wide(a_s) * share, a_s, vectors_of("A", c))
 
     beta_of = lambda copy: ref["beta"].at[at, head, n, copy]
-    sums, self_a, self_k = (0.0,) * 4, 0.0, 0.0
-    for c in range(blocks):
+
+    def add(c, carry):
+      sums, self_a, self_k = carry
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       for name, buffer in dict(q=q_s, k=k_s, g=g_s, b=b_s, a=a_s).items():
         if name in arrays:
@@ -185,15 +187,20 @@ def prepare(
       self_a += hopper.sum_of_rows(wide(q_s) * wide(a_s))
       if general:
         self_k += hopper.sum_of_rows(wide(q_s) * wide(k_s))
-      for half in (*HALVES, LEAST):
-        buffers = (q_s, k_s, b_s, a_s, gates_s, staged)
-        sums = _pairs(maths, half, sums, *buffers, general=general)
+      buffers = (q_s, k_s, b_s, a_s, gates_s, staged)
+      add_pairs = lambda half, sums: _pairs(maths, half, sums, *buffers)
+      sums = over_halves(add_pairs, sums)
       read(c)
       write(c)
+      return sums, self_a, self_k
 
-    P, M, O, L = (jnp.where(documents.same(), x, 0.0) for x in sums)
+    none = plgpu.layout_cast(jnp.zeros((CHUNK,), f32), hopper.ROWS)
+    carry = ((zeros(),) * (4 if general else 2), none, none)
+    sums, self_a, self_k = jax.lax.fori_loop(0, blocks, add, carry)
+    P, M, *others = (jnp.where(documents.same(), x, 0.0) for x in sums)
     P += maths.diagonal(hopper.along_rows(self_a, CHUNK))
     if general:
+      O, L = others
       O += maths.diagonal(hopper.along_rows(self_k, CHUNK))
     else:
       P *= hopper.along_cols(load(beta_of(1), hopper.COLS), CHUNK)
@@ -217,7 +224,7 @@ def prepare(
       made.append((times(gates_s), pairs_of("N")))
     for c in range(blocks):
       W = times(reads_s.at[c])
-      made.append((W if general else -W, vectors_of("W", c)))
+      made.append((W if general else -W, vectors_of("W", head * 0 + c)))
     for slot, (x, to) in enumerate(made):
       plgpu.wait_smem_to_gmem(1, wait_read_only=True)
       send(x, staged[slot % 2], to)
@@ -251,13 +258,14 @@ def prepare(
   return Chunks(**dict(zip(outs, made, strict=True)))
 
 
-def _pairs(maths, half, sums, q_s, k_s, b_s, a_s, gates_s, staged, *, general):
-  """Of halves of blocks, added to: P, M transposed, O and L."""
-  P, M, O, L = sums
-  queries, writes, *others = staged
-  reads, keys = (others[0], others[-1]) if general or half == LEAST else (writes,) * 2
+def _pairs(maths, half, sums, q_s, k_s, b_s, a_s, gates_s, staged):
+  """Of halves of blocks, added to: P, M transposed and, of `dplr`, O and L."""
+  P, M, *others = sums
+  general, least = bool(others), smallest(half)
+  queries, writes, *buffers = staged
+  reads, keys = (buffers[0], buffers[-1]) if general or least else (writes,) * 2
   E = maths.exponents(half, gates_s)
-  share = jnp.exp2(-E if half == LEAST else E)
+  share = jnp.exp2(-E if least else E)
   writes[...] = (wide(a_s) * share).astype(bf16)
   if general:
     keys[...] = (wide(k_s) * share).astype(bf16)
@@ -270,9 +278,11 @@ def _pairs(maths, half, sums, q_s, k_s, b_s, a_s, gates_s, staged, *, general):
   product = lambda x, y: maths.product(x, y.T)
   P += inside(earlier(maths.rows, half), product(queries, writes))
   M += inside(later(maths.rows, half), product(writes, reads))
-  if general:
-    O += inside(earlier(maths.rows, half), product(queries, keys))
-    L += inside(earlier(maths.rows, half), product(reads, keys))
+  if not general:
+    return P, M
+  O, L = others
+  O += inside(earlier(maths.rows, half), product(queries, keys))
+  L += inside(earlier(maths.rows, half), product(reads, keys))
   return P, M, O, L
 
 
@@ -397,8 +407,7 @@ def gradients(
     part.add_selves()
     # One side after the other, as there are not registers enough for both.
     for side in (part.to_rows, part.to_cols):
-      for half in (*HALVES, LEAST):
-        side(half)
+      part.d = over_halves(side, part.d)
 
     if not general:
       dbeta = hopper.sum_of_rows(part.wide("k") * part.d["a"])
@@ -501,10 +510,11 @@ class _Part:
       self.d["q"] += own * self.wide(name)
       self.d[name] += own * self.wide("q")
 
-  def to_rows(self, half):
-    """What q and b have of pairs in the halves of blocks."""
+  def to_rows(self, half, d):
+    """Adds to d what q and b have of pairs in the halves of blocks."""
+    d = dict(d)
     E = self.maths.exponents(half, self.gates_s)
-    share = jnp.exp2(-E if half == LEAST else E)
+    share = jnp.exp2(-E if smallest(half) else E)
     writes = self._stage({name: share for name in self.written})
     share = jnp.exp2(E)
     y = 0.0
@@ -512,32 +522,35 @@ class _Part:
       left = [inside(earlier(self.maths.rows, half), load(x)) for x in pairs]
       here, share = self.maths.product(left, writes), self.share_of(name, share)
       y += _rounded(self.wide(name) * share) * here
-      self.d[name] += here * share
+      d[name] += here * share
       if self.general:
         self._from_around(y, half, own=name == "q")
         y = 0.0
     if not self.general:
       self._from_around(y, half)
+    return d
 
-  def to_cols(self, half):
-    """What a and k have of them."""
+  def to_cols(self, half, d):
+    """Adds what a and k have of them."""
+    d, least = dict(d), smallest(half)
     E = self.maths.exponents(half, self.gates_s)
     share = jnp.exp2(E)
     reads = self._stage({name: self.share_of(name, share) for name in ("q", "b")})
-    share = jnp.exp2(-E if half == LEAST else E)
+    share = jnp.exp2(-E if least else E)
     y = 0.0
     for index, name in enumerate(self.written):
       pairs = self.met[2 * index : 2 * index + 2]
       left = [inside(later(self.maths.rows, half), load(x.T)) for x in pairs]
       here = self.maths.product(left, reads)
       y += _rounded(self.wide(name) * share) * here
-      self.d[name] += here * share
-    self._from_around(-y if half == LEAST else y, half)
+      d[name] += here * share
+    self._from_around(-y if least else y, half)
+    return d
 
   def _from_around(self, y, half, own=True):
     """Adds to dg, y being the gradient of E."""
     stretch, sign = around(self.maths.rows, half, own)
-    self.to_gates(y, stretch, sign if half == LEAST else None)
+    self.to_gates(y, stretch, sign if smallest(half) else None)
 
   def _stage(self, shares):
     buffers = self.staged[1 : 1 + len(shares)]
