@@ -37,7 +37,6 @@ from jaxseq_kernels.channel_decays import (
   later,
   load,
   over_halves,
-  smallest,
   total_of,
   wide,
   zeros,
@@ -360,13 +359,10 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       (x.at[pl.ds(0, CHUNK)], x.at[pl.ds(CHUNK, CHUNK)]) for x in (before_s, after_s)
     )
 
-    def back(y, stretch, sign=None):
+    def back(y, stretch, one=bf16(1)):
       """The gradient of gates, y being that of sums: from a stretch for each gate."""
       qs[...] = y.astype(bf16)
       plgpu.commit_smem()
-      one = jnp.bfloat16(1)
-      if sign is not None:
-        one = hopper.along_rows(sign.astype(bf16), CHUNK)
       return product(inside(stretch, one), qs)
 
     dq *= jnp.exp2(maths.outward(gates_s, False))
@@ -398,15 +394,14 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       dk += dk_here * Y
       y, y_keys = wide(qs) * dq_here, wide(ks) * dk_here
       stretch, sign = around(maths.rows, half)
-      if smallest(half):
-        # A pair with no gate between cancels: of the same rounded factors, exactly,
-        # and all the more if the difference is not rounded to 8 bits.
-        y -= y_keys
-        rounded = y.astype(bf16).astype(f32)
-        dg += back(rounded, stretch, sign) + back(y - rounded, stretch, sign)
-      else:
-        dg += back(y + y_keys, stretch)
-      return dq, dk, dg
+      y += half.flipped(y_keys)
+      if not half.least:
+        return dq, dk, dg + back(y, stretch)
+      # A pair with no gate between cancels: of the same rounded factors, exactly, and
+      # all the more if the difference is not rounded to 8 bits.
+      one = hopper.along_rows(sign.astype(bf16), CHUNK)
+      lost = y - y.astype(bf16).astype(f32)
+      return dq, dk, dg + back(y, stretch, one) + back(lost, stretch, one)
 
     dq, dk, dg = over_halves(add, (dq, dk, dg))
     q_s[...] = (dq * scale).astype(bf16)

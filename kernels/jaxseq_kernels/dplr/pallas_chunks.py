@@ -59,11 +59,11 @@ from jaxseq_kernels.channel_decays import (
   Maths,
   around,
   earlier,
+  in_one_loop,
   inside,
   later,
   load,
   over_halves,
-  smallest,
   total_of,
   wide,
   zeros,
@@ -261,11 +261,12 @@ def prepare(
 def _pairs(maths, half, sums, q_s, k_s, b_s, a_s, gates_s, staged):
   """Of halves of blocks, added to: P, M transposed and, of `dplr`, O and L."""
   P, M, *others = sums
-  general, least = bool(others), smallest(half)
+  general = bool(others)
   queries, writes, *buffers = staged
-  reads, keys = (buffers[0], buffers[-1]) if general or least else (writes,) * 2
+  keys = buffers[-1]
+  reads = buffers[0] if general or half.least else writes
   E = maths.exponents(half, gates_s)
-  share = jnp.exp2(-E if least else E)
+  share = jnp.exp2(half.flipped(E))
   writes[...] = (wide(a_s) * share).astype(bf16)
   if general:
     keys[...] = (wide(k_s) * share).astype(bf16)
@@ -370,7 +371,7 @@ def gradients(
     copy = plgpu.copy_gmem_to_smem
 
     def fetch(d):
-      part = pl.ds(block * 0 + d * BLOCK, BLOCK)
+      part = pl.ds(d * BLOCK, BLOCK)
       for name in values:
         copy(ref[name].at[at, rows, head, part], of_values[name], values_arrived)
       for name in states:
@@ -379,7 +380,7 @@ def gradients(
 
     for name, buffer in of_vectors.items():
       copy(ref[name].at[at, rows, head, channels], buffer, arrived)
-    fetch(0)
+    fetch(block * 0)
     maths = Maths(product, zero_s)
     documents = Documents(ref["docs"].at[at, n], False)
     beta_of = None if general else ref["beta"].at[at, head, n]
@@ -390,14 +391,17 @@ def gradients(
     total = jnp.exp2(total_of(gates) + documents.none())
     plgpu.commit_smem()
 
-    z = 0.0
-    for d in range(V // BLOCK):
+    def add(d, carry):
+      part.d, z = carry
       plgpu.barrier_wait(values_arrived)
       z += wide(of_values["S"]) * wide(of_values["Y"])
       part.add_states(**of_values)
       plgpu.commit_smem()  # All have read.
-      if d + 1 < V // BLOCK:
-        fetch(d + 1)
+      pl.when(d + 1 < V // BLOCK)(lambda: fetch(d + 1))
+      return part.d, z
+
+    carry = ({name: zeros() for name in part.d}, zeros())
+    part.d, z = jax.lax.fori_loop(0, V // BLOCK, add, carry)
     for index, to in enumerate(met):
       copy(ref["pairs"].at[at, head, n, index], to, met_arrived)
     z = hopper.sum_of_cols(z) * total
@@ -407,7 +411,7 @@ def gradients(
     part.add_selves()
     # One side after the other, as there are not registers enough for both.
     for side in (part.to_rows, part.to_cols):
-      part.d = over_halves(side, part.d)
+      part.d = in_one_loop(side, part.d)
 
     if not general:
       dbeta = hopper.sum_of_rows(part.wide("k") * part.d["a"])
@@ -461,7 +465,7 @@ class _Part:
     self.beta_of, self.met, self.staged = beta, met, staged
     self.general = beta is None
     self.written = ("a", "k") if self.general else ("a",)
-    self.d = dict(q=0.0, b=0.0, a=0.0) | (dict(k=0.0) if self.general else {})
+    self.d = dict.fromkeys(("q", "b", *self.written))
 
   def beta(self):
     """By row."""
@@ -479,6 +483,7 @@ class _Part:
 
   def add_states(self, e, f, Z, S, Y, v=None):
     """Products of 64 of the values, their shares of the state still to be taken."""
+    self.d = dict(self.d)
     for name, x, y in (("q", e, S), ("b", f, S), ("a", Z, Y), ("k", v, Y)):
       if x is not None:
         self.d[name] += self.maths.product(x, y)
@@ -514,7 +519,7 @@ class _Part:
     """Adds to d what q and b have of pairs in the halves of blocks."""
     d = dict(d)
     E = self.maths.exponents(half, self.gates_s)
-    share = jnp.exp2(-E if smallest(half) else E)
+    share = jnp.exp2(half.flipped(E))
     writes = self._stage({name: share for name in self.written})
     share = jnp.exp2(E)
     y = 0.0
@@ -532,11 +537,11 @@ class _Part:
 
   def to_cols(self, half, d):
     """Adds what a and k have of them."""
-    d, least = dict(d), smallest(half)
+    d = dict(d)
     E = self.maths.exponents(half, self.gates_s)
     share = jnp.exp2(E)
     reads = self._stage({name: self.share_of(name, share) for name in ("q", "b")})
-    share = jnp.exp2(-E if least else E)
+    share = jnp.exp2(half.flipped(E))
     y = 0.0
     for index, name in enumerate(self.written):
       pairs = self.met[2 * index : 2 * index + 2]
@@ -544,13 +549,15 @@ class _Part:
       here = self.maths.product(left, reads)
       y += _rounded(self.wide(name) * share) * here
       d[name] += here * share
-    self._from_around(-y if least else y, half)
+    self._from_around(half.flipped(y), half)
     return d
 
   def _from_around(self, y, half, own=True):
     """Adds to dg, y being the gradient of E."""
     stretch, sign = around(self.maths.rows, half, own)
-    self.to_gates(y, stretch, sign if smallest(half) else None)
+    # What cancels does so all the more if it is not rounded to 8 bits.
+    parts = jnp.where(half.least, 2, 1)
+    jax.lax.fori_loop(0, parts, lambda _, y: self.to_gates(y, stretch, sign), y)
 
   def _stage(self, shares):
     buffers = self.staged[1 : 1 + len(shares)]
@@ -560,19 +567,18 @@ class _Part:
     return list(buffers)
 
   def to_gates(self, y, stretch, sign=None):
-    """Adds to dg, y being the gradient of sums: from a stretch for each gate."""
-    one, parts = jnp.bfloat16(1), [y]
+    """Adds to dg, y being the gradient of sums: from a stretch for each gate.
+
+    Returns what is lost of y to rounding.
+    """
+    one = jnp.bfloat16(1)
     if sign is not None:
       one = hopper.along_rows(sign.astype(bf16), CHUNK)
-      # What cancels does so all the more if it is not rounded to 8 bits.
-      parts = [_rounded(y), y - _rounded(y)]
-    here = 0.0
-    for part in parts:
-      self.staged[0][...] = part.astype(bf16)
-      plgpu.commit_smem()
-      here += self.maths.product(inside(stretch, one), self.staged[0])
+    self.staged[0][...] = y.astype(bf16)
+    plgpu.commit_smem()
     g_s = self.vectors["g"]
-    g_s[...] = load(g_s) + here
+    g_s[...] = load(g_s) + self.maths.product(inside(stretch, one), self.staged[0])
+    return y - _rounded(y)
 
 
 def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
