@@ -19,6 +19,8 @@ GATES = {  # By op, the arrays that follow q, k and v.
   "scalar_decay": ("scalar",),
   "diagonal_decay": ("diagonal",),
   "gated_delta_rule": ("scalar", "beta"),
+  "channel_delta_rule": ("diagonal", "beta"),
+  "dplr": ("a", "b", "diagonal"),
 }
 CASES = {
   "odd": dict(T=150, H=2, K=64, V=64),
@@ -60,7 +62,9 @@ def draw(
   diagonal = 0.2 * jax.nn.log_sigmoid(f32(B, T, H, K))
   if extreme:
     diagonal = jnp.where(rng.random(diagonal.shape) < 0.05, -200.0, diagonal)
-  gates = dict(scalar=g, diagonal=diagonal, beta=beta)
+  share = jax.nn.sigmoid(f32(B, T, H, K))
+  a, b = (-k * share).astype(jnp.bfloat16), k
+  gates = dict(scalar=g, diagonal=diagonal, beta=beta, a=a, b=b)
   state = f32(B, H, K, V) if stateful else None
   starts = valid = None
   if packed:

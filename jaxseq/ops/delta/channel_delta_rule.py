@@ -118,8 +118,8 @@ def affine(q, k, v, g, erase, *, mask, like):
 
 
 IMPLEMENTATIONS = {
-  "chunked": Form(chunked),
   "pallas_gpu": chunks.by_kernel(kernel, "BTHK", "BTH", backend="gpu"),
+  "chunked": Form(chunked),
   "pallas_gpu_step": chunks.by_step("log_decay", "beta"),
   "recurrent": Form(recurrent),
 }

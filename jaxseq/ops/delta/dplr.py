@@ -137,8 +137,8 @@ def _chunk(q, k, v, a, b, g, *, mask):
 
 
 IMPLEMENTATIONS = {
-  "chunked": Form(chunked),
   "pallas_gpu": chunks.by_kernel(kernel, "BTHK", "BTHK", "BTHK", backend="gpu"),
+  "chunked": Form(chunked),
   "pallas_gpu_step": chunks.by_step("a", "b", "log_decay"),
   "recurrent": Form(recurrent),
 }
