@@ -189,7 +189,7 @@ def prepare(
         self_k += hopper.sum_of_rows(wide(q_s) * wide(k_s))
       buffers = (q_s, k_s, b_s, a_s, gates_s, staged)
       add_pairs = lambda half, sums: _pairs(maths, half, sums, *buffers)
-      sums = over_halves(add_pairs, sums)
+      sums = (in_one_loop if general else over_halves)(add_pairs, sums)
       read(c)
       write(c)
       return sums, self_a, self_k
@@ -318,7 +318,7 @@ def gradients(
   scale,
   interpret=False,
 ):
-  """dq, dk, dg, and db and da, or dbeta.
+  """dq, dk, dg and, of `dplr`, db and da.
 
   Args:
     q: As k, g, docs, b, a, beta, scale and interpret, of `prepare`.
@@ -339,8 +339,8 @@ def gradients(
     interpret: ...
 
   Returns:
-    dq, dk, dg, db, da and dbeta: [B, T, H, K] in bfloat16, dg in float32, dbeta as
-    beta. None for what is not there.
+    dq, dk, dg, db and da: [B, T, H, K] in bfloat16, dg in float32. None for what is
+    not there. beta's is that of the values, and made of it elsewhere.
   """
   B, T, H, K = q.shape
   V, N, blocks, general = do.shape[-1], docs.shape[1], -(-K // BLOCK), beta is None
@@ -355,7 +355,6 @@ def gradients(
   }
   if not general:
     arrays["beta"] = beta
-    outs["dbeta"] = jax.ShapeDtypeStruct((B, H, blocks, N, CHUNK), f32)
   names, count = [*arrays, *outs], pairs.shape[3]
 
   def program(*refs, given, tiles, gates_s, zero_s, barriers):
@@ -414,8 +413,6 @@ def gradients(
       part.d = in_one_loop(side, part.d)
 
     if not general:
-      dbeta = hopper.sum_of_rows(part.wide("k") * part.d["a"])
-      ref["dbeta"].at[at, head, block, n][...] = dbeta
       part.d["k"] = part.d["b"] + part.d["a"] * part.beta()
     for name, buffer in of_vectors.items():
       if name != "g":
@@ -448,9 +445,7 @@ def gradients(
     interpret=interpret or None,
   )
   made = dict(zip(outs, run(*arrays.values()), strict=True))
-  if not general:
-    made["dbeta"] = made["dbeta"].sum(axis=2)
-  return tuple(made.get(name) for name in ("dq", "dk", "dg", "db", "da", "dbeta"))
+  return tuple(made.get(name) for name in ("dq", "dk", "dg", "db", "da"))
 
 
 class _Part:

@@ -38,7 +38,7 @@ def scan(q, k, v, g, docs, b, a, beta, state, scale, pieces, interpret):
     pieces: P, that the sequence is cut into.
     interpret: ...
   """
-  inputs = (q, k, v, g, docs, b, a, beta)
+  inputs = (q, k, v, g, docs, b, a, _not_zero(beta))
   return _forward(inputs, state, scale, pieces, interpret, keep=False)[0]
 
 
@@ -59,8 +59,9 @@ def _forward(inputs, state, scale, pieces, interpret, *, keep):
 
 def _primals(*args):
   *arrays, scale, pieces, interpret = args
-  *inputs, state = (None if x is None else x.value for x in arrays)
-  return _forward(tuple(inputs), state, scale, pieces, interpret, keep=True)
+  *inputs, beta, state = (None if x is None else x.value for x in arrays)
+  inputs = (*inputs, _not_zero(beta))
+  return _forward(inputs, state, scale, pieces, interpret, keep=True)
 
 
 def _backward(scale, pieces, interpret, kept, gradients):
@@ -83,13 +84,31 @@ def _backward(scale, pieces, interpret, kept, gradients):
   dfirst, dv, Y, *dZ = pallas_gpu.reverse(chunks, do, after, **options)
   (dZ,) = dZ or [dv]
   g, docs, b, a, beta = gates
-  dq, dk, dg, db, da, dbeta = pallas_chunks.gradients(
+  dq, dk, dg, db, da = pallas_chunks.gradients(
     q, k, v, do, g, docs, chunks.X, S, Y, Z, dZ, b, a, beta, scale=scale, **options
   )
+  dbeta = None if beta is None else _of_beta(dv, Z, beta)
   dstate = None
   if not stateless:
     dstate = dfirst.reshape(-1, pieces, *dfirst.shape[1:])[:, 0]
   return dq, dk, dv, dg, jnp.zeros_like(docs), db, da, dbeta, dstate
+
+
+def _not_zero(beta):
+  """Of such a beta, what is multiplied by it can be divided by it again."""
+  return None if beta is None else jnp.where(jnp.abs(beta) < 1e-20, 1e-20, beta)
+
+
+def _of_beta(dv, Z, beta):
+  """Its gradient: a token adds beta z to its key's values, and dz is dv.
+
+  So dv_j Z_j / beta_j, in which nothing cancels when keys repeat.
+  """
+  products = jnp.sum(dv.astype(jnp.float32) * Z, axis=-1).swapaxes(1, 2)
+  B, H, T = products.shape
+  _, _, N, C = beta.shape
+  products = matrix_states.pad(products, B, H, N * C)
+  return products.reshape(beta.shape) / beta
 
 
 scan.defvjp(_primals, _backward, symbolic_zeros=True)
