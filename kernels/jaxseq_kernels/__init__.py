@@ -3,6 +3,7 @@
 A folder has six files: `reference` is the recurrence in the kernel's layout, the oracle
 of its tests; `pallas_tpu` and `pallas_gpu` each hold a `forward`; `vjp` makes it
 differentiable; `dispatch` has the two names that leave the folder, `fused` and
-`refusal`; `__init__` passes them on. What several share is in `hopper`, within their
-kernels, and in `matrix_states`, around them. Nothing here imports anything but JAX.
+`refusal`; `__init__` passes them on. What several share is in `hopper` and the
+modules whose names begin so, within their kernels, and in `matrix_states`, around them.
+Nothing here imports anything but JAX.
 """

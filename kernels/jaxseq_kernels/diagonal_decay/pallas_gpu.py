@@ -5,7 +5,7 @@
     A_ij = sum_k q_ik k_jk exp2(g_{j+1,k} + ... + g_ik)
 
 for each chunk of C tokens, g the binary logarithms of decays, L_i their sum from the
-chunk's start to i, U_j that from j to its end, G_C that of all. `channel_decays` has
+chunk's start to i, U_j that from j to its end, G_C that of all. `hopper_decays` has
 how A and the sums are made.
 
 `scores`: grid [B, H, N], a program, one warpgroup, for the A of each chunk.
@@ -27,7 +27,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxseq_kernels import hopper
-from jaxseq_kernels.channel_decays import (
+from jaxseq_kernels.hopper_decays import (
   BLOCK,
   Documents,
   Maths,

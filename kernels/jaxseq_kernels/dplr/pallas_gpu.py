@@ -1,6 +1,7 @@
 """GPU scans for Hopper, by Mosaic GPU, for delta rules with decays by channel.
 
-Of a chunk of C tokens `pallas_chunks.prepare` has made a map of the state S before it,
+Of a chunk of C tokens `pallas_gpu_chunks.prepare` has made a map of the state S before
+it,
 
     Z  = N v + W S                      what its tokens write
     o  = Q S + P Z + O v
@@ -17,7 +18,7 @@ registers, where it is the left operand of products, as is Z.
     dv = N^T dZ + O^T do + R Y
     dS = D * Y + Q^T do + W^T dZ
 
-From S, Y, Z and dZ `pallas_chunks.gradients` makes all other gradients.
+From S, Y, Z and dZ `pallas_gpu_chunks.gradients` makes all other gradients.
 
 Of a chunk each matrix is in shared memory once, and its place is filled for the next
 chunk as soon as it has been used: so two programs fit on a processor, one waiting while
@@ -50,7 +51,7 @@ def scan(chunks, v, state, *, keep=False, interpret=False):
   """Outputs and last states.
 
   Args:
-    chunks: From `pallas_chunks.prepare`.
+    chunks: From `pallas_gpu_chunks.prepare`.
     v: [B, T, H, V] bfloat16, T a multiple of 8 and V of 64.
     state: [B P, H, V, K'] float32 before each of P pieces, K' being K padded to a
       multiple of 64. Or None, for one piece and zeros.

@@ -1,6 +1,6 @@
 """The scan made differentiable.
 
-`pallas_chunks` makes of each chunk a map of the state before it, `pallas_gpu` walks
+`pallas_gpu_chunks` makes of each chunk a map of the state before it, `pallas_gpu` walks
 over these maps. Backwards, a second walk brings the gradients of the states, and chunk
 by chunk come all the others. The forward pass keeps Z and the state before each chunk,
 in bfloat16; the maps are several times as many numbers, and are made again.
@@ -25,7 +25,7 @@ def scan(q, k, v, g, docs, b, a, beta, state, scale, pieces, interpret):
   """Outputs, and the last state.
 
   Args:
-    q: As k, g, docs, b, a, beta and scale, of `pallas_chunks.prepare`.
+    q: As k, g, docs, b, a, beta and scale, of `pallas_gpu_chunks.prepare`.
     k: ...
     v: Of `pallas_gpu.scan`.
     g: ...
@@ -43,11 +43,11 @@ def scan(q, k, v, g, docs, b, a, beta, state, scale, pieces, interpret):
 
 
 def _forward(inputs, state, scale, pieces, interpret, *, keep):
-  from jaxseq_kernels.dplr import pallas_chunks, pallas_gpu
+  from jaxseq_kernels.dplr import pallas_gpu, pallas_gpu_chunks
 
   q, k, v, *gates = inputs
   options = dict(interpret=interpret)
-  chunks = pallas_chunks.prepare(q, k, *gates, scale=scale, **options)
+  chunks = pallas_gpu_chunks.prepare(q, k, *gates, scale=scale, **options)
   before, M = state, None
   if pieces > 1:
     W, M = pallas_gpu.maps(chunks, v, pieces=pieces, **options)
@@ -65,7 +65,7 @@ def _primals(*args):
 
 
 def _backward(scale, pieces, interpret, kept, gradients):
-  from jaxseq_kernels.dplr import pallas_chunks, pallas_gpu
+  from jaxseq_kernels.dplr import pallas_gpu, pallas_gpu_chunks
 
   inputs, M, stateless, S, Z = kept
   do, dlast = map(matrix_states.given, gradients)
@@ -74,7 +74,7 @@ def _backward(scale, pieces, interpret, kept, gradients):
   # Else the compiler would find the maps of the forward pass, and keep them.
   inputs, do = jax.lax.optimization_barrier((inputs, do))
   q, k, v, *gates = inputs
-  chunks = pallas_chunks.prepare(q, k, *gates, scale=scale, **options)
+  chunks = pallas_gpu_chunks.prepare(q, k, *gates, scale=scale, **options)
 
   after = dlast
   if pieces > 1:
@@ -84,7 +84,7 @@ def _backward(scale, pieces, interpret, kept, gradients):
   dfirst, dv, Y, *dZ = pallas_gpu.reverse(chunks, do, after, **options)
   (dZ,) = dZ or [dv]
   g, docs, b, a, beta = gates
-  dq, dk, dg, db, da = pallas_chunks.gradients(
+  dq, dk, dg, db, da = pallas_gpu_chunks.gradients(
     q, k, v, do, g, docs, chunks.X, S, Y, Z, dZ, b, a, beta, scale=scale, **options
   )
   dbeta = None if beta is None else _of_beta(dv, Z, beta)

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxseq_kernels import hopper, triangular
+from jaxseq_kernels import hopper, hopper_triangular
 from jaxseq_kernels.matrix_states import CHUNK, up
 
 __all__ = ["BLOCK", "inverses", "keys", "maps", "scan", "values"]
@@ -103,9 +103,9 @@ def inverses(k, g, beta, *, interpret=False):
       pl.when(step + 1 < count)(lambda: fetch(step + 1))
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       if interpret:
-        T_s[...] = triangular.plain_inverse(M.T).astype(f16)
+        T_s[...] = hopper_triangular.plain_inverse(M.T).astype(f16)
       else:
-        triangular.inverse(M, N_s.at[:, pl.ds(0, CHUNK)], T_s)
+        hopper_triangular.inverse(M, N_s.at[:, pl.ds(0, CHUNK)], T_s)
       plgpu.commit_smem()
       plgpu.copy_smem_to_gmem(T_s, T_ref.at[b, head, n])
       return carry
@@ -128,7 +128,7 @@ def inverses(k, g, beta, *, interpret=False):
     thread_name="group",
     scratch_types=[
       hopper.tiles((groups, CHUNK, depth), bf16, K),
-      plgpu.SMEM((groups, CHUNK, triangular.ROW), f32),
+      plgpu.SMEM((groups, CHUNK, hopper_triangular.ROW), f32),
       plgpu.SMEM((groups, CHUNK, CHUNK), f16),
       *[plgpu.SMEM((groups, CHUNK), f32)] * 3,
       plgpu.Barrier(num_arrivals=3, num_barriers=groups),

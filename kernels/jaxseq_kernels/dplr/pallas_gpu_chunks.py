@@ -23,7 +23,7 @@ after j to the end, E_ij from after j to i and E-_ij to before i,
 
 where in KDA M has k_i exp2(E_ij) for b_i exp2(E-_ij). All pairs are of one document,
 and what is before a document's start is not read after it. How pairs are summed is in
-`channel_decays`; b_i exp2(E-_ij) is there (b_i exp2(-g_i)) exp2(E_ij).
+`hopper_decays`; b_i exp2(E-_ij) is there (b_i exp2(-g_i)) exp2(E_ij).
 
 `prepare`: grid [B N, H], a program, one warpgroup, for each chunk of a head. It takes
 64 channels at a time; then come the inverse and what is multiplied by it.
@@ -51,8 +51,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from jaxseq_kernels import hopper, triangular
-from jaxseq_kernels.channel_decays import (
+from jaxseq_kernels import hopper, hopper_triangular
+from jaxseq_kernels.hopper_decays import (
   BLOCK,
   UNIT,
   Documents,
@@ -211,9 +211,9 @@ def prepare(
       send(O * scale, staged[1], pairs_of("O"))
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
     if interpret:
-      X_s[...] = triangular.plain_inverse(M.T)
+      X_s[...] = hopper_triangular.plain_inverse(M.T)
     else:
-      triangular.inverse(M, M_s.at[:, pl.ds(0, CHUNK)], X_s)
+      hopper_triangular.inverse(M, M_s.at[:, pl.ds(0, CHUNK)], X_s)
     i = maths.rows
     X = load(X_s) + inside((i, i + 1), jnp.ones((), f32))
     # Twice float16: what cancels when keys repeat is not to leave its rounding.
@@ -240,7 +240,7 @@ def prepare(
       given=plgpu.RefUnion(
         [tile, tile, hopper.tiles((CHUNK, BLOCK), f32, K), *[tile] * (2 * general)],
         [
-          plgpu.SMEM((CHUNK, triangular.ROW), f32),
+          plgpu.SMEM((CHUNK, hopper_triangular.ROW), f32),
           plgpu.SMEM((CHUNK, CHUNK), f32),
         ],
       ),
