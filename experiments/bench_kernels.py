@@ -109,9 +109,10 @@ def main() -> None:
     for name in names
   ]
   calls = [call for *_, runs in todo for both in runs.values() for call in both]
-  with concurrent.futures.ThreadPoolExecutor() as pool:  # What fails will be called.
+  # What cannot be compiled says so when it is called.
+  with concurrent.futures.ThreadPoolExecutor() as pool:
     concurrent.futures.wait(
-      [pool.submit(c.compile) for c in calls if hasattr(c, "compile")]
+      [pool.submit(call.compile) for call in calls if isinstance(call, Call)]
     )
   rows = []
   for row in todo:

@@ -14,6 +14,7 @@ __all__ = [
   "Place",
   "along_cols",
   "along_rows",
+  "halves",
   "iota",
   "load",
   "place",
@@ -22,6 +23,7 @@ __all__ = [
   "sum_of_cols",
   "sum_of_rows",
   "tiles",
+  "zeros",
 ]
 
 TILE = plgpu.Layout.WGMMA  # A matrix in the registers of a warpgroup.
@@ -136,6 +138,17 @@ def sum_of_rows(x):
 def sum_of_cols(x):
   """The sum of each column, `COLS`."""
   return plgpu.layout_cast(jnp.sum(plgpu.layout_cast(x, TILE), axis=0), COLS)
+
+
+def zeros(shape, layout=TILE):
+  """Of float32, in registers."""
+  return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), layout)
+
+
+def halves(x, dtype):
+  """Two of 16 bits that add up to x, all but: twice the bits in a product."""
+  high = x.astype(dtype)
+  return high, (x - high.astype(jnp.float32)).astype(dtype)
 
 
 def iota(shape, axis: int):

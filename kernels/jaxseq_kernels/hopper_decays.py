@@ -35,7 +35,6 @@ __all__ = [
   "BLOCK",
   "LEAST",
   "Documents",
-  "Half",
   "Maths",
   "around",
   "between",
@@ -47,7 +46,6 @@ __all__ = [
   "over_halves",
   "total_of",
   "wide",
-  "zeros",
 ]
 
 BLOCK = 64  # Channels that are taken at a time.
@@ -263,11 +261,6 @@ def total_of(gates):
 
 def _ones(which):
   return jnp.where(which, 1.0, 0.0)
-
-
-def zeros():
-  """A matrix of them."""
-  return plgpu.layout_cast(jnp.zeros((CHUNK, BLOCK), jnp.float32), hopper.TILE)
 
 
 def load(ref, layout=hopper.TILE):

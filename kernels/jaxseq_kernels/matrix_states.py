@@ -9,7 +9,10 @@ __all__ = [
   "between",
   "by_token",
   "count_pieces",
+  "documents",
   "given",
+  "in_chunks",
+  "not_zero",
   "pad",
   "refusal",
   "up",
@@ -85,6 +88,34 @@ def up(size: int, multiple: int) -> int:
 def pad(x, *sizes: int):
   """Zeros at the end of each axis, up to these sizes."""
   return jnp.pad(x, [(0, size - n) for n, size in zip(x.shape, sizes, strict=True)])
+
+
+def in_chunks(x):
+  """Numbers of tokens and heads, [B, T, H], as [B, H, N, CHUNK]; zeros at the end."""
+  B, T, H = x.shape
+  x = pad(x, B, up(T, CHUNK), H)
+  return x.swapaxes(1, 2).reshape(B, H, -1, CHUNK)
+
+
+def documents(starts, B: int, T: int):
+  """How many have started in a chunk up to and with a token, [B, N, 2, CHUNK] float32.
+
+  Twice, as no buffer of a kernel can be read in two layouts of registers.
+
+  Args:
+    starts: [B, T] bool, or None for nowhere.
+    B: Of the batch.
+    T: Tokens.
+  """
+  starts = jnp.zeros((B, T), bool) if starts is None else starts
+  starts = pad(starts, B, up(T, CHUNK)).reshape(B, -1, 1, CHUNK)
+  count = jnp.cumsum(starts, -1, jnp.float32)
+  return jnp.broadcast_to(count, (B, count.shape[1], 2, CHUNK))
+
+
+def not_zero(beta):
+  """Of such a beta, what is multiplied by it can be divided by it again."""
+  return jnp.where(jnp.abs(beta) < 1e-20, 1e-20, beta)
 
 
 def between(first, left, M, *, reverse=False):

@@ -176,12 +176,22 @@ def test_a_bonus_for_the_current_token_is_time_mix():
   assert max(errors) < 5e-3, errors
 
 
+@pytest.fixture
+def interpreted(monkeypatch):
+  """`interpreted(op)`: from now on its kernels run without a GPU."""
+
+  def patch(op):
+    fused = functools.partial(package(op).fused, interpret=interpreter())
+    monkeypatch.setattr(package(op), "fused", fused)
+    monkeypatch.setattr(dispatch, "no_kernels", lambda backend: None)
+
+  return patch
+
+
 @pytest.mark.skipif(ON_GPU, reason="there the kernel runs")
-def test_mlstm_takes_it_for_memory_and_normalizer(monkeypatch):
+def test_mlstm_takes_it_for_memory_and_normalizer(interpreted):
   (q, k, v, f, C), _, _, gradients = draw("scalar_decay", T=70, H=2, stateful=True)
-  fused = functools.partial(package("scalar_decay").fused, interpret=interpreter())
-  monkeypatch.setattr(package("scalar_decay"), "fused", fused)
-  monkeypatch.setattr(dispatch, "no_kernels", lambda backend: None)
+  interpreted("scalar_decay")
   m = jnp.zeros(C.shape[:2])
 
   def run(form, q, k, v, i, f, C):
@@ -196,6 +206,32 @@ def test_mlstm_takes_it_for_memory_and_normalizer(monkeypatch):
   kernel, chunked = both("pallas_gpu"), both("chunked")
   exact = both("recurrent", jnp.float32)
   for a, b, c in zip(kernel, chunked, exact, strict=True):
+    assert error(a, c) < 2 * error(b, c) + 1e-3
+
+
+@pytest.mark.skipif(ON_GPU, reason="there the kernel runs")
+@pytest.mark.parametrize(
+  "op,kernel", [("time_mix", "diagonal_decay"), ("delta_product", "gated_delta_rule")]
+)
+def test_ops_that_have_it_by_another_op(op, kernel, interpreted):
+  (q, k, v, *gates, S), _, _, gradients = draw(kernel, T=70, H=2, stateful=True)
+  ids = jnp.arange(70)[None] // 30 + 1
+  interpreted(kernel)
+  if op == "time_mix":
+    gates += [jnp.linspace(-1.0, 1.0, 128).reshape(2, 64)]
+  else:  # Two steps a token.
+    steps = lambda x, sign: jnp.stack([x, sign * jnp.roll(x, 1, axis=1)], axis=2)
+    k, v, gates[1] = steps(k, 1), steps(v, -1), steps(gates[1], 1)
+
+  def both(form, *wide):
+    run = lambda *x: getattr(ops, op)(
+      *x[:-1], initial_state=x[-1], segment_ids=ids, implementation=form
+    )
+    arrays = (*(x.astype(*wide) if wide else x for x in (q, k, v)), *gates, S)
+    return value_and_gradients(run, arrays, gradients)
+
+  exact = both("recurrent", jnp.float32)
+  for a, b, c in zip(both("pallas_gpu"), both("chunked"), exact, strict=True):
     assert error(a, c) < 2 * error(b, c) + 1e-3
 
 

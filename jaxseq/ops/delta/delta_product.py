@@ -5,8 +5,9 @@ arXiv:2502.10297, sec. 3).
     S_tj = (I - beta_tj k_tj k_tj^T) S_t,j-1 + beta_tj k_tj v_tj^T   j = 1 .. n
 
 The transition is a product of n generalised Householder matrices, which
-can be any rotation for n large enough. Its chunked form is `gated_delta_rule` over n T
-virtual tokens, of which each nth is read and each first decays.
+can be any rotation for n large enough. Its chunked form and its kernels are those of
+`gated_delta_rule` over n T virtual tokens, of which each nth is read and each first
+decays.
 """
 
 import jax

@@ -64,9 +64,7 @@ def _scan(q, k, v, g, state, starts, scale, interpret):
   B, T, H, K = q.shape
   V = v.shape[-1]
   N = -(-T // CHUNK)
-  docs = jnp.zeros((B, T), bool) if starts is None else starts
-  docs = jnp.cumsum(pad(docs, B, N * CHUNK).reshape(B, N, CHUNK), -1, jnp.float32)
-  docs = jnp.broadcast_to(docs[:, :, None], (B, N, 2, CHUNK))
+  docs = matrix_states.documents(starts, B, T)
   # Zeros at the end do as little as tokens that are not there.
   K_up, V_up = max(64, up(K, 32)), up(V, 64)
   q, k, g = (pad(x, B, up(T, 8), H, K_up) for x in (q, k, g))

@@ -39,7 +39,6 @@ from jaxseq_kernels.hopper_decays import (
   over_halves,
   total_of,
   wide,
-  zeros,
 )
 from jaxseq_kernels.matrix_states import CHUNK
 
@@ -81,8 +80,7 @@ def scores(q, k, g, docs, *, interpret=False):
       plgpu.commit_smem()  # Also waits until no warp needs them any more.
       return A, self_score
 
-    none = plgpu.layout_cast(jnp.zeros((CHUNK,), jnp.float32), hopper.ROWS)
-    carry = (zeros(), none)
+    carry = (hopper.zeros((CHUNK, CHUNK)), hopper.zeros((CHUNK,), hopper.ROWS))
     A, self_score = jax.lax.fori_loop(0, pl.cdiv(K, BLOCK), add, carry)
     A = jnp.where(Documents(docs_ref.at[b, n], False).same(), A, 0.0)
     A += maths.diagonal(hopper.along_rows(self_score, CHUNK))
@@ -248,12 +246,11 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
         plgpu.copy_smem_to_gmem(out_s, o_ref.at[b, rows, head, columns])
       return tuple(states), tuple(totals)
 
-    zeros = lambda shape, layout: plgpu.layout_cast(jnp.zeros(shape, f32), layout)
-    states = [zeros((BLOCK, BLOCK), hopper.TILE)] * blocks
+    states = [hopper.zeros((BLOCK, BLOCK))] * blocks
     if state is not None:
       before = state_ref.at[batch, head, columns]
       states = [load(before.at[:, at]) for at in channels]
-    totals = [zeros((BLOCK,), hopper.COLS)] * blocks
+    totals = [hopper.zeros((BLOCK,), hopper.COLS)] * blocks
     carry = (tuple(states), tuple(totals))
     states, totals = jax.lax.fori_loop(0, count, chunk, carry)
     for c, at in enumerate(channels):

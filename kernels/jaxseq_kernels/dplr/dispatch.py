@@ -57,10 +57,8 @@ def by_chunk(q, k, v, b, a, g, beta, state, starts, valid, scale, interpret):
   if beta is not None:
     beta = beta.astype(jnp.float32)
     beta = beta if valid is None else jnp.where(valid[..., None], beta, 0)
-    beta = pad(beta, B, N * CHUNK, H).swapaxes(1, 2).reshape(B, H, N, CHUNK)
-  docs = jnp.zeros((B, T), bool) if starts is None else starts
-  docs = jnp.cumsum(pad(docs, B, N * CHUNK).reshape(B, N, CHUNK), -1, jnp.float32)
-  docs = jnp.broadcast_to(docs[:, :, None], (B, N, 2, CHUNK))
+    beta = matrix_states.in_chunks(beta)
+  docs = matrix_states.documents(starts, B, T)
   if state is not None:
     state = pad(state.swapaxes(2, 3), B, H, V_up, up(K, 64))
   pieces = matrix_states.count_pieces(B * H * (V_up // 64), N)

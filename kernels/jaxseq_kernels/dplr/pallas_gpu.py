@@ -45,6 +45,8 @@ PAIRS = ("P", "N", "O")  # with pairs of tokens of a chunk,
 STATES = ("S", "Y")  # with states before or after chunks; others with values of tokens.
 
 bf16, f32 = jnp.bfloat16, jnp.float32
+# Of Z and dZ: with the 8 bits of one alone a state drifts.
+halves = functools.partial(hopper.halves, dtype=bf16)
 
 
 def scan(chunks, v, state, *, keep=False, interpret=False):
@@ -85,7 +87,7 @@ def _scan(chunks, v, state, pieces, reads, keep, interpret):
     S_b, kept = step.hold("S", S), step.kept()
     step.wait("solve", "values")
     left, right = [*S_b, x["v"].T], [*_blocks(x["W"]), x["N"].T]
-    Z, rest = _halves(product(left, right))
+    Z, rest = halves(product(left, right))
     step.fetch("solve") if both else step.fetch("solve", "values")
     S *= kept
 
@@ -139,7 +141,7 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
   def chunk(Y, x, step, product):
     Y_b, kept, do = step.hold("Y", Y), step.kept(), x["do"].T
     step.wait("arrive", "values")
-    dZ, rest = _halves(product([*Y_b, do], [*_blocks(x["A"]), x["P"]]))
+    dZ, rest = halves(product([*Y_b, do], [*_blocks(x["A"]), x["P"]]))
     step.fetch("arrive")
     Y *= kept
 
@@ -290,7 +292,7 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
       row = hopper.iota((BLOCK, depth), 0) + (place.block * BLOCK - (width - depth))
       S = jnp.where(row == hopper.iota((BLOCK, depth), 1), 1.0, 0.0)
     else:
-      S = plgpu.layout_cast(jnp.zeros((BLOCK, depth), f32), hopper.TILE)
+      S = hopper.zeros((BLOCK, depth))
     S = jax.lax.fori_loop(0, place.count, step, S)
     ref["last"].at[here][...] = S
     plgpu.wait_smem_to_gmem(0)
@@ -339,9 +341,3 @@ def _blocks(ref):
   """Blocks of channels, transposed."""
   count = ref.shape[1] // BLOCK
   return [ref.at[:, pl.ds(c * BLOCK, BLOCK)].T for c in range(count)]
-
-
-def _halves(x):
-  """Two in bfloat16 that add up to x, all but: with its 8 bits alone a state drifts."""
-  high = x.astype(bf16)
-  return high, (x - high.astype(f32)).astype(bf16)

@@ -66,7 +66,6 @@ from jaxseq_kernels.hopper_decays import (
   over_halves,
   total_of,
   wide,
-  zeros,
 )
 from jaxseq_kernels.matrix_states import CHUNK
 
@@ -194,8 +193,9 @@ def prepare(
       write(c)
       return sums, self_a, self_k
 
-    none = plgpu.layout_cast(jnp.zeros((CHUNK,), f32), hopper.ROWS)
-    carry = ((zeros(),) * (4 if general else 2), none, none)
+    sums = (hopper.zeros((CHUNK, CHUNK)),) * (4 if general else 2)
+    none = hopper.zeros((CHUNK,), hopper.ROWS)
+    carry = (sums, none, none)
     sums, self_a, self_k = jax.lax.fori_loop(0, blocks, add, carry)
     P, M, *others = (jnp.where(documents.same(), x, 0.0) for x in sums)
     P += maths.diagonal(hopper.along_rows(self_a, CHUNK))
@@ -217,8 +217,8 @@ def prepare(
     i = maths.rows
     X = load(X_s) + inside((i, i + 1), jnp.ones((), f32))
     # Twice float16: what cancels when keys repeat is not to leave its rounding.
-    halves = [X.astype(f16), (X - X.astype(f16).astype(f32)).astype(f16)]
-    times = lambda x: product(halves, [x, x])
+    halves = hopper.halves(X, f16)
+    times = lambda x: product([*halves], [x, x])
     made = [(X, pairs_of("X" if general else "N"))]
     if general:
       made.append((times(gates_s), pairs_of("N")))
@@ -399,7 +399,8 @@ def gradients(
       pl.when(d + 1 < V // BLOCK)(lambda: fetch(d + 1))
       return part.d, z
 
-    carry = ({name: zeros() for name in part.d}, zeros())
+    none = hopper.zeros((CHUNK, BLOCK))
+    carry = (dict.fromkeys(part.d, none), none)
     part.d, z = jax.lax.fori_loop(0, V // BLOCK, add, carry)
     for index, to in enumerate(met):
       copy(ref["pairs"].at[at, head, n, index], to, met_arrived)

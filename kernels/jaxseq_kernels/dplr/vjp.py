@@ -95,8 +95,7 @@ def _backward(scale, pieces, interpret, kept, gradients):
 
 
 def _not_zero(beta):
-  """Of such a beta, what is multiplied by it can be divided by it again."""
-  return None if beta is None else jnp.where(jnp.abs(beta) < 1e-20, 1e-20, beta)
+  return None if beta is None else matrix_states.not_zero(beta)
 
 
 def _of_beta(dv, Z, beta):
@@ -104,11 +103,8 @@ def _of_beta(dv, Z, beta):
 
   So dv_j Z_j / beta_j, in which nothing cancels when keys repeat.
   """
-  products = jnp.sum(dv.astype(jnp.float32) * Z, axis=-1).swapaxes(1, 2)
-  B, H, T = products.shape
-  _, _, N, C = beta.shape
-  products = matrix_states.pad(products, B, H, N * C)
-  return products.reshape(beta.shape) / beta
+  products = jnp.sum(dv.astype(jnp.float32) * Z, axis=-1)
+  return matrix_states.in_chunks(products) / beta
 
 
 scan.defvjp(_primals, _backward, symbolic_zeros=True)

@@ -37,7 +37,6 @@ def fused(
   B, T, H, K = q.shape
   V = v.shape[-1]
   N = -(-T // CHUNK)
-  by_chunk = lambda x: pad(x, B, N * CHUNK, H).swapaxes(1, 2).reshape(B, H, N, CHUNK)
   g, beta = jnp.zeros((B, T, H)), beta.astype(jnp.float32)
   if log_decay is not None:
     g = jnp.maximum(log_decay.astype(jnp.float32) * math.log2(math.e), LOWEST)
@@ -51,9 +50,8 @@ def fused(
   if state is not None:
     state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
   pieces = matrix_states.count_pieces(B * H * (up(max(K, V), 64) // 64), N)
-  o, last = vjp.scan(
-    q, k, v, *map(by_chunk, (g, beta)), state, scale, pieces, interpret
-  )
+  g, beta = map(matrix_states.in_chunks, (g, beta))
+  o, last = vjp.scan(q, k, v, g, beta, state, scale, pieces, interpret)
   return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
 

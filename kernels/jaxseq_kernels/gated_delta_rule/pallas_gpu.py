@@ -42,7 +42,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxseq_kernels import hopper, hopper_triangular
-from jaxseq_kernels.matrix_states import CHUNK, up
+from jaxseq_kernels.matrix_states import CHUNK, not_zero, up
 
 __all__ = ["BLOCK", "inverses", "keys", "maps", "scan", "values"]
 
@@ -413,7 +413,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       return R
 
     if state is None:
-      R = plgpu.layout_cast(jnp.zeros((BLOCK, depth), f32), hopper.TILE)
+      R = hopper.zeros((BLOCK, depth))
     else:
       after = state_ref.at[batch, head, columns]
       R = plgpu.load(after, layout=hopper.TILE, optimized=False)
@@ -525,7 +525,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       pairs_q, pairs_k = R_b.at[part(0)], R_b.at[part(1)]
       plgpu.barrier_wait(S_arrived)
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      z = plgpu.layout_cast(jnp.zeros((BLOCK,), f32), hopper.ROWS)
+      z = hopper.zeros((BLOCK,), hopper.ROWS)
       for c in range(depth // BLOCK):
         R_c = R[:, c * BLOCK : (c + 1) * BLOCK]
         R_b.at[part(c)][...] = R_c.astype(bf16)
@@ -533,8 +533,8 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       plgpu.commit_smem()
       G_i = plgpu.load(G_rows, layout=hopper.ROWS)
       G_j = plgpu.load(G_cols, layout=hopper.COLS)
-      beta_i = _not_zero(plgpu.load(beta_rows, layout=hopper.ROWS))
-      beta_j = _not_zero(plgpu.load(beta_cols, layout=hopper.COLS))
+      beta_i = not_zero(plgpu.load(beta_rows, layout=hopper.ROWS))
+      beta_j = not_zero(plgpu.load(beta_cols, layout=hopper.COLS))
       total = G_cols[CHUNK - 1]
 
       # What is read after the chunk of what it writes.
@@ -595,7 +595,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       return R
 
     if state is None:
-      R = plgpu.layout_cast(jnp.zeros((BLOCK, depth), f32), hopper.TILE)
+      R = hopper.zeros((BLOCK, depth))
     else:
       after = state_ref.at[batch, head, columns]
       R = plgpu.load(after, layout=hopper.TILE, optimized=False)
@@ -632,11 +632,6 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     interpret=interpret or None,
   )
   return run(*arrays)
-
-
-def _not_zero(beta):
-  """Of such a beta, what is multiplied by it can be divided by it again."""
-  return jnp.where(jnp.abs(beta) < 1e-20, 1e-20, beta)
 
 
 def _solved(product, x, T):

@@ -42,7 +42,7 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
     g = jnp.where(valid[..., None], g, 1.0)
   # A token that is not there neither reads nor writes.
   g = jnp.pad(g, ((0, 0), (0, N * CHUNK - T), (0, 0)), constant_values=1.0)
-  g = g.swapaxes(1, 2).reshape(B, H, N, CHUNK)
+  g = matrix_states.in_chunks(g)
   q, k = (pad(x, B, up(T, 8), H, up(K, 32)) for x in (q, k))
   v = pad(v, B, up(T, 8), H, up(V, 32))
   if state is not None:

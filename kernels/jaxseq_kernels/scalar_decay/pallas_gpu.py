@@ -317,11 +317,11 @@ def _walk(
       return S, z
 
     if state is None:
-      S = plgpu.layout_cast(jnp.zeros((BLOCK, depth), f32), hopper.TILE)
+      S = hopper.zeros((BLOCK, depth))
     else:
       before = state_ref.at[batch, head, columns]
       S = plgpu.load(before, layout=hopper.TILE, optimized=False)
-    z = plgpu.layout_cast(jnp.zeros((CHUNK,), f32), hopper.COLS)
+    z = hopper.zeros((CHUNK,), hopper.COLS)
     S, _ = jax.lax.fori_loop(0, count, chunk, (S, z))
     last_ref.at[batch, head, columns][...] = S
     plgpu.wait_smem_to_gmem(0)
