@@ -522,7 +522,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       # Always 0, unknown to the compiler: else it keeps all addresses in registers.
       slot = (G_cols[CHUNK - 1] > 0).astype(jnp.int32)
       q, k, do, dv, w, S, R_b = (x.at[slot] for x in buffers)
-      pairs_q, pairs_k = R_b.at[part(0)], R_b.at[part(1)]
+      pairs_q, pairs_k, finer = (R_b.at[part(c)] for c in range(3))
       plgpu.barrier_wait(S_arrived)
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       z = hopper.zeros((BLOCK,), hopper.ROWS)
@@ -554,17 +554,18 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
       share = jnp.exp2(jnp.where(i > j, share, -jnp.inf))
       dM = product(dv, w.T) * share * hopper.along_cols(-beta_j, CHUNK)
+      # In two parts: all but nothing may be left of its sums, if keys repeat.
       pl.when(more)(lambda: fetch_w(step + 1))
-      pairs_k[...] = dM.astype(bf16)
+      pairs_k[...], finer[...] = hopper.halves(dM, bf16)
       plgpu.commit_smem()
-      late = product(pairs_k.T, k, product(pairs_q.T, q))
+      late = product([pairs_q.T, pairs_k.T, finer.T], [q, k, k])
       passed = hopper.sum_of_rows(late * hopper.load(k))
       dbeta_ref.at[b, head, block, n][...] = (written + passed) / beta_i
       dk += late
 
       # And of the state before.
       reads = product(dv, S) * hopper.along_rows(-jnp.exp2(G_i), BLOCK)
-      reads = product(pairs_k, k, reads)
+      reads = product([pairs_k, finer], [k, k], reads)
       read = hopper.sum_of_rows(reads * hopper.load(k)) - passed
       pairs_k[...] = (dk + reads).astype(bf16)
       dq = product(do, S) * hopper.along_rows(jnp.exp2(G_i + log_scale), BLOCK)
@@ -620,7 +621,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       hopper.tiles((1, CHUNK, depth), bf16, V),
       hopper.tiles((1, CHUNK, depth), bf16, V),
       hopper.tiles((1, depth, BLOCK), bf16, BLOCK),
-      hopper.tiles((1, max(depth, 2 * CHUNK), BLOCK), bf16, K),
+      hopper.tiles((1, max(depth, 3 * CHUNK), BLOCK), bf16, K),
       *[plgpu.SMEM((CHUNK,), f32)] * 4,
       plgpu.Barrier(num_arrivals=6),
       plgpu.Barrier(num_arrivals=2),
