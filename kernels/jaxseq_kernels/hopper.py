@@ -20,6 +20,7 @@ __all__ = [
   "place",
   "plain_product",
   "product",
+  "rounded",
   "sum_of_cols",
   "sum_of_rows",
   "tiles",
@@ -145,10 +146,16 @@ def zeros(shape, layout=TILE):
   return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), layout)
 
 
+def rounded(x):
+  """To bfloat16 and back; by whole numbers, as its unit for single numbers is slow."""
+  bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+  return jax.lax.bitcast_convert_type((bits + 0x8000) & -0x10000, jnp.float32)
+
+
 def halves(x, dtype):
   """Two of 16 bits that add up to x, all but: twice the bits in a product."""
-  high = x.astype(dtype)
-  return high, (x - high.astype(jnp.float32)).astype(dtype)
+  high = rounded(x) if dtype == jnp.bfloat16 else x.astype(dtype).astype(jnp.float32)
+  return high.astype(dtype), (x - high).astype(dtype)
 
 
 def iota(shape, axis: int):

@@ -225,15 +225,11 @@ def between(i, half):
   return (first, end), _sign(second, half)
 
 
-def around(t, half, own=True):
-  """The tokens i with t between i and the middle of the block, and signs, as before.
-
-  Unless `own`, t = i counts as between if i is in the first half, not in the second.
-  """
+def around(t, half):
+  """The tokens i with t between i and the middle of the block, and signs, as before."""
   start, _, second = _block(t, half)
-  bound = t if own else t + 1
-  first = jnp.where(second, bound, start)
-  end = jnp.where(second, start + 2 * half.size, bound)
+  first = jnp.where(second, t, start)
+  end = jnp.where(second, start + 2 * half.size, t)
   return (first, end), _sign(second, half)
 
 

@@ -397,7 +397,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       # A pair with no gate between cancels: of the same rounded factors, exactly, and
       # all the more if the difference is not rounded to 8 bits.
       one = hopper.along_rows(sign.astype(bf16), CHUNK)
-      lost = y - y.astype(bf16).astype(f32)
+      lost = y - hopper.rounded(y)
       return dq, dk, dg + back(y, stretch, one) + back(lost, stretch, one)
 
     dq, dk, dg = over_halves(add, (dq, dk, dg))

@@ -473,9 +473,11 @@ class _Part:
       return wide(self.vectors[name])
     return self.wide("k") * self.beta() if name == "a" else self.wide("k")
 
-  def share_of(self, name, share):
+  def share_of(self, name, exponent):
     """What b reads has not yet faded by its token's own decay."""
-    return share * _undo(self.gates_s) if name == "b" and self.general else share
+    if name == "b" and self.general:
+      exponent -= wide(self.gates_s) * (1 / UNIT)
+    return jnp.exp2(exponent)
 
   def add_states(self, e, f, Z, S, Y, v=None):
     """Products of 64 of the values, their shares of the state still to be taken."""
@@ -487,14 +489,16 @@ class _Part:
   def take_states(self, documents, scale):
     """What passes from the state before, and to that after."""
     d, i = self.d, self.maths.rows
-    share = jnp.exp2(self.maths.outward(self.gates_s, False))
-    share *= hopper.along_rows(documents.read(), BLOCK)
-    d["q"] *= share * scale
-    d["b"] *= self.share_of("b", share if self.general else -share)
-    y, z = self.wide("q") * d["q"], self.wide("b") * d["b"]
+    E = self.maths.outward(self.gates_s, False)
+    read = documents.read()
+    d["q"] *= self.share_of("q", E) * hopper.along_rows(read * scale, BLOCK)
+    read = read if self.general else -read
+    d["b"] *= self.share_of("b", E) * hopper.along_rows(read, BLOCK)
+    z = self.wide("b") * d["b"]
+    y = self.wide("q") * d["q"] + z
+    self.to_gates(y, (i, CHUNK))
     if self.general:
-      self.to_gates(z, (i + 1, CHUNK))
-    self.to_gates(y if self.general else y + z, (i, CHUNK))
+      self.lacks_own(z)
     share = jnp.exp2(self.maths.outward(self.gates_s, True))
     share *= hopper.along_rows(documents.write(), BLOCK)
     y = 0.0
@@ -517,40 +521,37 @@ class _Part:
     E = self.maths.exponents(half, self.gates_s)
     share = jnp.exp2(half.flipped(E))
     writes = self._stage({name: share for name in self.written})
-    share = jnp.exp2(E)
-    y = 0.0
+    y, mask = 0.0, inside(earlier(self.maths.rows, half), jnp.bfloat16(1))
     for name, pairs in (("q", self.met[::2]), ("b", self.met[1::2])):
-      left = [inside(earlier(self.maths.rows, half), load(x)) for x in pairs]
-      here, share = self.maths.product(left, writes), self.share_of(name, share)
-      y += _rounded(self.wide(name) * share) * here
+      left = [load(x) * mask for x in pairs]
+      here, share = self.maths.product(left, writes), self.share_of(name, E)
+      z = hopper.rounded(self.wide(name) * share) * here
       d[name] += here * share
-      if self.general:
-        self._from_around(y, half, own=name == "q")
-        y = 0.0
-    if not self.general:
-      self._from_around(y, half)
+      y += z
+    self._from_around(y, half)
+    if self.general:
+      self.lacks_own(z)
     return d
 
   def to_cols(self, half, d):
     """Adds what a and k have of them."""
     d = dict(d)
     E = self.maths.exponents(half, self.gates_s)
-    share = jnp.exp2(E)
-    reads = self._stage({name: self.share_of(name, share) for name in ("q", "b")})
+    reads = self._stage({name: self.share_of(name, E) for name in ("q", "b")})
     share = jnp.exp2(half.flipped(E))
-    y = 0.0
+    y, mask = 0.0, inside(later(self.maths.rows, half), jnp.bfloat16(1))
     for index, name in enumerate(self.written):
       pairs = self.met[2 * index : 2 * index + 2]
-      left = [inside(later(self.maths.rows, half), load(x.T)) for x in pairs]
+      left = [load(x.T) * mask for x in pairs]
       here = self.maths.product(left, reads)
-      y += _rounded(self.wide(name) * share) * here
+      y += hopper.rounded(self.wide(name) * share) * here
       d[name] += here * share
     self._from_around(half.flipped(y), half)
     return d
 
-  def _from_around(self, y, half, own=True):
+  def _from_around(self, y, half):
     """Adds to dg, y being the gradient of E."""
-    stretch, sign = around(self.maths.rows, half, own)
+    stretch, sign = around(self.maths.rows, half)
     # What cancels does so all the more if it is not rounded to 8 bits.
     parts = jnp.where(half.least, 2, 1)
     jax.lax.fori_loop(0, parts, lambda _, y: self.to_gates(y, stretch, sign), y)
@@ -561,6 +562,10 @@ class _Part:
       buffer[...] = (self.wide(name) * share).astype(bf16)
     plgpu.commit_smem()
     return list(buffers)
+
+  def lacks_own(self, y):
+    """Takes from dg what is there of sums without the token's own gate."""
+    self.vectors["g"][...] = load(self.vectors["g"]) - y
 
   def to_gates(self, y, stretch, sign=None):
     """Adds to dg, y being the gradient of sums: from a stretch for each gate.
@@ -574,7 +579,7 @@ class _Part:
     plgpu.commit_smem()
     g_s = self.vectors["g"]
     g_s[...] = load(g_s) + self.maths.product(inside(stretch, one), self.staged[0])
-    return y - _rounded(y)
+    return y - hopper.rounded(y)
 
 
 def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
@@ -641,7 +646,3 @@ def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
   )
   pairs, *f = run(*arrays.values(), docs)
   return pairs, f[0] if general else dZ
-
-
-def _rounded(x):
-  return x.astype(bf16).astype(f32)
