@@ -106,8 +106,6 @@ def recurrent(x, weight, bias, activation, state, segment_ids, dilation=1):
 
 def parallel(x, weight, bias, activation, state, segment_ids, dilation=1):
   """The sum of W shifted products over the inputs with the state before them."""
-  # Where there is no state none is written among the inputs, which would copy them.
-  place = pad_documents if state is None else place_state
   state = _float32_state(x, weight, state, dilation)
   kind, taps, T = state.dtype, weight.shape[0], x.shape[1]
   if segment_ids is None:
@@ -115,7 +113,7 @@ def parallel(x, weight, bias, activation, state, segment_ids, dilation=1):
     last = extended[:, T:]
     window = lambda w: extended[:, w : w + T]
   else:
-    extended, numbers, last = place(x.astype(kind), state, segment_ids)
+    extended, numbers, last = place_state(x.astype(kind), state, segment_ids)
     same = lambda w: numbers[:, w : w + T] == numbers[:, numbers.shape[1] - T :]
     window = lambda w: jnp.where(same(w)[..., None], extended[:, w : w + T], 0)
   y = sum(weight[w].astype(kind) * window(w * dilation) for w in range(taps))
@@ -123,15 +121,6 @@ def parallel(x, weight, bias, activation, state, segment_ids, dilation=1):
   if segment_ids is not None:
     y = jnp.where(segment_ids[..., None] != 0, y, 0)
   return y.astype(x.dtype), last
-
-
-def pad_documents(x, state, segment_ids):
-  """As `place_state`, of a state of zeros, which is nowhere."""
-  parsed = segments.parse(segment_ids)
-  pad = ((0, 0), (state.shape[1], 0))
-  extended = jnp.pad(jnp.where(parsed.valid[..., None], x, 0), (*pad, (0, 0)))
-  numbers = jnp.pad(jnp.where(parsed.valid, parsed.index, -1), pad, constant_values=-1)
-  return extended, numbers, _last(extended, numbers, parsed, state.shape[1])
 
 
 def place_state(x, state, segment_ids):
@@ -142,22 +131,20 @@ def place_state(x, state, segment_ids):
     the document that each belongs to [B, S + T], -1 at padding; and the state after the
     row's last real token.
   """
+  history = state.shape[1]
   parsed = segments.parse(segment_ids)
-  extended, numbers, _ = pad_documents(x, state, segment_ids)
-  first = jnp.where(parsed.valid.any(axis=1), parsed.valid.argmax(axis=1), 0)
+  any_real = parsed.valid.any(axis=1)
+  first = jnp.where(any_real, parsed.valid.argmax(axis=1), 0)
+  after = jnp.where(any_real, x.shape[1] - parsed.valid[:, ::-1].argmax(axis=1), 0)
+  pad = ((0, 0), (history, 0))
+  extended = jnp.pad(jnp.where(parsed.valid[..., None], x, 0), (*pad, (0, 0)))
+  numbers = jnp.pad(jnp.where(parsed.valid, parsed.index, -1), pad, constant_values=-1)
   insert = jax.vmap(lambda a, b, t: jax.lax.dynamic_update_slice_in_dim(a, b, t, 0))
   extended = insert(extended, state, first)
-  numbers = insert(numbers, jnp.zeros_like(numbers[:, : state.shape[1]]), first)
-  return extended, numbers, _last(extended, numbers, parsed, state.shape[1])
-
-
-def _last(extended, numbers, parsed, history):
-  """The inputs of the last document up to the row's last real token."""
-  T, any_real = parsed.valid.shape[1], parsed.valid.any(axis=1)
-  after = jnp.where(any_real, T - parsed.valid[:, ::-1].argmax(axis=1), 0)
+  numbers = insert(numbers, jnp.zeros_like(numbers[:, :history]), first)
   cut = jax.vmap(lambda a, t: jax.lax.dynamic_slice_in_dim(a, t, history))
   of_last = cut(numbers, after) == parsed.index[:, -1:]
-  return jnp.where(of_last[..., None], cut(extended, after), 0)
+  return extended, numbers, jnp.where(of_last[..., None], cut(extended, after), 0)
 
 
 def _float32_state(x, weight, state, dilation=1):
