@@ -1,0 +1,34 @@
+"""TPU kernel of the delta rule with a scalar decay. See `pallas_tpu_chunks`.
+
+Of a chunk of C tokens, G_i the sum of log decays from its start to i and with it, and
+D_ij = exp(G_i - G_j) for j <= i, as in Gated DeltaNet (arXiv:2412.06464, sec. 3.3),
+
+    U = (I + M)^-1 beta (v - exp(G) k S)         M_ij = beta_i (k_i . k_j) D_ij, j < i
+    o = exp(G) q S + (q k^T * D) U
+    S' = exp(G_C) S + (exp(G_C - G) k)^T U
+"""
+
+from jaxseq_kernels import pallas_tpu_chunks as chunks
+
+__all__ = ["SIZE", "chunk"]
+
+SIZE = 64  # C: the inverse is the longest part, and longer with more tokens.
+
+
+def chunk(S, q, k, v, *gates_and_tools):
+  """The rule, of one head; gates are g and beta, or beta alone."""
+  *gates, beta, documents, dot = gates_and_tools
+  D, M_D = (documents.mask(own=own) for own in (True, False))
+  read, write, keeps = documents.read(), documents.write(), documents.keeps()
+  if gates:
+    (g,) = gates
+    E = chunks.stretches(g, dot)
+    D, M_D = chunks.exp(E, D), chunks.exp(E, M_D)
+    read *= chunks.exp(chunks.since(g))
+    write *= chunks.exp(chunks.until(g))
+    keeps *= chunks.exp(chunks.total(g))
+  beta = chunks.column(beta)
+  X = chunks.inverse(beta * dot("nt", k, k) * M_D, dot)
+  U = dot.fine("nn", X, beta * (v - read * dot("nn", k, S)))
+  o = read * dot("nn", q, S) + dot("nn", dot("nt", q, k) * D, U)
+  return o, keeps * S + dot("tn", k, write * U)

@@ -1,0 +1,500 @@
+"""TPU scans over chunks, by Mosaic TPU, for any rule whose state is a matrix.
+
+A rule is a pure function of a chunk of C tokens of one head, with S the state before it,
+
+    chunk(S, q, k, v, *gates, documents, dot) -> o, S'
+
+written for the matrix unit. `scan` makes of it a kernel, and of its derivative, by
+`jax.vjp` inside the kernel, another: so the gradient of a rule needs no code.
+
+Grid [B, H / heads, N], a program for a chunk of a few heads, whose work the compiler
+interleaves; chunks of a sequence follow each other, their state in VMEM. Forward each
+input is read once and each output written once, and for the gradients the states before
+the chunks; backwards, from the last chunk to the first, they and the inputs are read,
+the chunk is made again, and the gradient of the state stays in VMEM.
+
+Gates by token come as rows [1, C]. What sums of them need is masked and added up as
+columns [C, 1], and between tokens multiplied by matrices of zeros and ones, so that
+nothing is the difference of large sums.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxseq_kernels.matrix_states import pad, up
+
+__all__ = [
+  "Documents",
+  "Dot",
+  "column",
+  "exp",
+  "fused",
+  "inverse",
+  "since",
+  "stretches",
+  "total",
+  "until",
+]
+
+LANES = 128  # K and V are multiples in VMEM.
+LOWEST = -104.0  # The logarithm of nothing, in float32.
+HEADS = 2  # Of a program, if H allows.
+VMEM = 48 << 20  # Bytes a program may use, of 64 to 128 MiB.
+
+f32, bf16 = jnp.float32, jnp.bfloat16
+DIMENSIONS = {"nn": ((1,), (0,)), "nt": ((1,), (1,)), "tn": ((0,), (0,))}
+
+
+def fused(chunk, vectors, scalars, state, starts, valid, *, scale, size, interpret):
+  """Outputs and the last state of a rule, differentiable in all but the documents.
+
+  Args:
+    chunk: The rule.
+    vectors: q, k, v and gates by channel, [B, T, H, K] (v: V), all of one dtype or
+      gates in float32.
+    scalars: Gates by token, [B, T, H].
+    state: [B, H, K, V] before the first token, or None for zeros.
+    starts: [B, T] bool, where the state is dropped first, or None for nowhere.
+    valid: [B, T] bool; other tokens read 0 and write nothing. None for all.
+    scale: Of the outputs.
+    size: C.
+    interpret: As in `pallas_call`.
+
+  Returns:
+    o [B, T, H, V] in v's dtype and the last state, [B, H, K, V] in float32.
+  """
+  q, k, v, *_ = vectors
+  B, T, H, K = k.shape
+  V = v.shape[-1]
+  N = -(-T // size)
+  if valid is not None:
+    mask = lambda x: jnp.where(valid.reshape(B, T, *[1] * (x.ndim - 2)), x, 0)
+    vectors, scalars = ([mask(x) for x in xs] for xs in (vectors, scalars))
+  vectors = [
+    pad(x, B, N * size, H, up(x.shape[-1], LANES)).reshape(B, N * size, -1)
+    for x in vectors
+  ]
+  rows = [
+    pad(x.astype(f32), B, N * size, H).reshape(B, N, size, H) for x in scalars
+  ]
+  rows = [x.transpose(0, 3, 1, 2)[:, :, :, None] for x in rows]  # [B, H, N, 1, C]
+  numbers = None
+  if starts is not None:
+    starts = pad(starts, B, N * size).reshape(B, N, 1, size)
+    numbers = jnp.cumsum(starts, axis=-1, dtype=f32)
+  if state is None:
+    state = jnp.zeros((B, H, K, V), f32)
+  state = pad(state.astype(f32), B, H, up(K, LANES), up(V, LANES))
+  o, last = scan(vectors, rows, state, numbers, chunk, scale, interpret)
+  o = o.reshape(B, N * size, H, -1)[:, :T, :, :V]
+  if valid is not None:
+    o = mask(o)
+  return o, last[:, :, :K, :V]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def scan(vectors, rows, state, numbers, chunk, scale, interpret):
+  """The kernel.
+
+  Args:
+    vectors: [B, N C, H K'] each.
+    rows: [B, H, N, 1, C] float32 each.
+    state: [B, H, K', V'] float32.
+    numbers: [B, N, 1, C] float32, how many documents have started in the chunk up to
+      and with a token, or None.
+    chunk: ...
+    scale: ...
+    interpret: ...
+  """
+  return _forward(vectors, rows, state, numbers, chunk, scale, interpret, False)
+
+
+def _kept(vectors, rows, state, numbers, chunk, scale, interpret):
+  o, last, before = _forward(
+    vectors, rows, state, numbers, chunk, scale, interpret, True
+  )
+  return (o, last), (vectors, rows, before, numbers)
+
+
+class Sizes(NamedTuple):
+  """Of the arrays of a scan, and what its programs take of them."""
+
+  B: int
+  H: int
+  N: int
+  C: int
+  K: int
+  V: int
+  heads: int
+
+  @classmethod
+  def of(cls, vectors, rows, state, numbers):
+    B, H, K, V = state.shape
+    (N, _, C) = (rows[0].shape[2:] if rows else numbers.shape[1:])
+    return cls(B, H, N, C, K, V, HEADS if H % HEADS == 0 else 1)
+
+  def specs(self, reverse=False):
+    """Blocks of vectors, rows, the state, states of chunks, and documents."""
+    at = (lambda n: self.N - 1 - n) if reverse else (lambda n: n)
+    vector = lambda width: pl.BlockSpec(
+      (None, self.C, self.heads * width), lambda b, h, n: (b, at(n), h)
+    )
+    by_chunk = lambda *shape: pl.BlockSpec(
+      (None, self.heads, None, *shape), lambda b, h, n: (b, h, at(n), 0, 0)
+    )
+    state = pl.BlockSpec(
+      (None, self.heads, self.K, self.V), lambda b, h, n: (b, h, 0, 0)
+    )
+    documents = pl.BlockSpec((None, None, 1, self.C), lambda b, h, n: (b, at(n), 0, 0))
+    return vector, by_chunk(1, self.C), state, by_chunk(self.K, self.V), documents
+
+  def call(self, program, name, in_specs, out_specs, out_shape, interpret):
+    return pl.pallas_call(
+      program,
+      grid=(self.B, self.H // self.heads, self.N),
+      name=name,
+      in_specs=in_specs,
+      out_specs=out_specs,
+      out_shape=out_shape,
+      scratch_shapes=[pltpu.VMEM((self.heads, self.K, self.V), f32)],
+      compiler_params=pltpu.CompilerParams(
+        dimension_semantics=("parallel", "parallel", "arbitrary"),
+        vmem_limit_bytes=VMEM,
+      ),
+      interpret=interpret,
+    )
+
+
+def _rule(chunk, dot, documents):
+  """The rule of one head, as a function of all that it is differentiated by."""
+  return lambda S, vectors, rows: chunk(S, *vectors, *rows, documents, dot)
+
+
+def _head(refs, h, heads):
+  """That of a head, of blocks [C, heads K]."""
+  out = []
+  for ref in refs:
+    width = ref.shape[1] // heads
+    out.append(ref[:, h * width : (h + 1) * width])
+  return out
+
+
+def _forward(vectors, rows, state, numbers, chunk, scale, interpret, keep):
+  sizes = Sizes.of(vectors, rows, state, numbers)
+  dtype = vectors[2].dtype
+  dot = Dot(dtype)
+
+  def program(*refs):
+    refs = list(refs)
+    take = lambda count: [refs.pop(0) for _ in range(count)]
+    vector_refs, row_refs, (state_ref,) = take(len(vectors)), take(len(rows)), take(1)
+    numbers_ref = refs.pop(0) if numbers is not None else None
+    o_ref, last_ref = take(2)
+    before_ref = refs.pop(0) if keep else None
+    (S_ref,) = refs
+    n = pl.program_id(2)
+
+    @pl.when(n == 0)
+    def _():
+      S_ref[...] = state_ref[...]
+
+    documents = Documents(None if numbers is None else numbers_ref[...], sizes.C)
+    for h in range(sizes.heads):
+      S = S_ref[h]
+      if keep:
+        before_ref[h] = S.astype(dtype)
+      rule = _rule(chunk, dot, documents)
+      o, after = rule(S, _head(vector_refs, h, sizes.heads), [r[h] for r in row_refs])
+      o_ref[:, h * sizes.V : (h + 1) * sizes.V] = (scale * o).astype(dtype)
+      S_ref[h] = after
+
+    @pl.when(n == sizes.N - 1)
+    def _():
+      last_ref[...] = S_ref[...]
+
+  vector, row, whole, by_chunk, documents = sizes.specs()
+  widths = [x.shape[-1] // sizes.H for x in vectors]
+  in_specs = [*map(vector, widths), *[row] * len(rows), whole]
+  args = [*vectors, *rows, state]
+  if numbers is not None:
+    in_specs, args = [*in_specs, documents], [*args, numbers]
+  out_specs, out_shape = (
+    [vector(sizes.V), whole],
+    [
+      jax.ShapeDtypeStruct(vectors[2].shape, dtype),
+      jax.ShapeDtypeStruct(state.shape, f32),
+    ],
+  )
+  if keep:
+    shape = (sizes.B, sizes.H, sizes.N, sizes.K, sizes.V)
+    out_specs, out_shape = (
+      [*out_specs, by_chunk],
+      [*out_shape, jax.ShapeDtypeStruct(shape, dtype)],
+    )
+  name = f"{chunk.__module__.split('.')[-2]}_forward"
+  return sizes.call(program, name, in_specs, out_specs, out_shape, interpret)(*args)
+
+
+def _backward(chunk, scale, interpret, kept, gradients):
+  vectors, rows, before, numbers = kept
+  do, dlast = gradients
+  sizes = Sizes.of(vectors, rows, dlast, numbers)
+  dot = Dot(vectors[2].dtype)
+
+  def program(*refs):
+    refs = list(refs)
+    take = lambda count: [refs.pop(0) for _ in range(count)]
+    vector_refs, row_refs = take(len(vectors)), take(len(rows))
+    do_ref, before_ref, dlast_ref = take(3)
+    numbers_ref = refs.pop(0) if numbers is not None else None
+    dvector_refs, drow_refs, (dfirst_ref, R_ref) = (
+      take(len(vectors)),
+      take(len(rows)),
+      take(2),
+    )
+    n = pl.program_id(2)
+
+    @pl.when(n == 0)
+    def _():
+      R_ref[...] = dlast_ref[...]
+
+    documents = Documents(None if numbers is None else numbers_ref[...], sizes.C)
+    for h in range(sizes.heads):
+      given = (
+        before_ref[h].astype(f32),
+        _head(vector_refs, h, sizes.heads),
+        [r[h] for r in row_refs],
+      )
+      _, pullback = jax.vjp(_rule(chunk, dot, documents), *given)
+      (do,) = _head([do_ref], h, sizes.heads)
+      R, dvectors, drows = pullback((scale * do.astype(f32), R_ref[h]))
+      R_ref[h] = R
+      for ref, x in zip(dvector_refs, dvectors):
+        width = ref.shape[1] // sizes.heads
+        ref[:, h * width : (h + 1) * width] = x.astype(ref.dtype)
+      for ref, x in zip(drow_refs, drows):
+        ref[h] = x
+
+    @pl.when(n == sizes.N - 1)
+    def _():
+      dfirst_ref[...] = R_ref[...]
+
+  vector, row, whole, by_chunk, documents = sizes.specs(reverse=True)
+  widths = [x.shape[-1] // sizes.H for x in vectors]
+  of_vectors, of_rows = list(map(vector, widths)), [row] * len(rows)
+  in_specs = [*of_vectors, *of_rows, vector(sizes.V), by_chunk, whole]
+  args = [*vectors, *rows, do, before, dlast]
+  if numbers is not None:
+    in_specs, args = [*in_specs, documents], [*args, numbers]
+  like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+  out_shape = [*map(like, vectors), *map(like, rows), like(dlast)]
+  name = f"{chunk.__module__.split('.')[-2]}_backward"
+  made = sizes.call(
+    program, name, in_specs, [*of_vectors, *of_rows, whole], out_shape, interpret
+  )(*args)
+  dnumbers = None if numbers is None else jnp.zeros_like(numbers)
+  V, R = len(vectors), len(rows)
+  return list(made[:V]), list(made[V : V + R]), made[-1], dnumbers
+
+
+scan.defvjp(_kept, _backward)
+
+
+class Dot:
+  """Products with float32 sums, differentiable: of bfloat16, or exact to float32.
+
+  "nn" is a b, "nt" a b^T and "tn" a^T b.
+  """
+
+  def __init__(self, dtype):
+    self.exact = dtype != bf16
+
+  def __call__(self, how, a, b):
+    return _dot(how, self.exact, a, b)
+
+  def fine(self, how, a, b):
+    """Of operands of twice the bits of bfloat16, where errors would grow."""
+    return _fine(how, 3 if self.exact else 2, a, b)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _dot(how, exact, a, b):
+  return _multiply(how, exact, a, b)
+
+
+def _multiply(how, exact, a, b):
+  kind = f32 if exact else bf16
+  return jax.lax.dot_general(
+    a.astype(kind),
+    b.astype(kind),
+    (DIMENSIONS[how], ((), ())),
+    precision=jax.lax.Precision.HIGHEST if exact else None,
+    preferred_element_type=f32,
+  )
+
+
+# Of "how", the products that make the gradients of a and b, c being that of the result.
+TRANSPOSED = {
+  "nn": lambda dot, a, b, c: (dot("nt", c, b), dot("tn", a, c)),
+  "nt": lambda dot, a, b, c: (dot("nn", c, b), dot("tn", c, a)),
+  "tn": lambda dot, a, b, c: (dot("nt", b, c), dot("nn", a, c)),
+}
+
+
+def _dot_backward(how, exact, kept, c):
+  a, b = kept
+  da, db = TRANSPOSED[how](lambda *x: _multiply(x[0], exact, *x[1:]), a, b, c)
+  return da.astype(a.dtype), db.astype(b.dtype)
+
+
+_dot.defvjp(lambda how, exact, a, b: (_dot(how, exact, a, b), (a, b)), _dot_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _fine(how, parts, a, b):
+  return _by_parts(how, parts, a, b)
+
+
+def _by_parts(how, parts, a, b):
+  """a b, both cut into bfloat16 parts; the products of the least parts are left out."""
+  a, b = _parts(a, parts), _parts(b, parts)
+  out = 0.0
+  for i in reversed(range(parts)):
+    for j in reversed(range(parts - i)):
+      out += _multiply(how, False, a[i], b[j])
+  return out
+
+
+def _parts(x, count):
+  """In bfloat16, the first few that add up to x."""
+  out = []
+  for _ in range(count):
+    out.append(x.astype(bf16))
+    x = x - out[-1].astype(f32)
+  return out
+
+
+def _fine_backward(how, parts, kept, c):
+  return TRANSPOSED[how](lambda *x: _by_parts(x[0], parts, *x[1:]), *kept, c)
+
+
+_fine.defvjp(lambda how, parts, a, b: (_fine(how, parts, a, b), (a, b)), _fine_backward)
+
+
+def _index(C, axis):
+  return jax.lax.broadcasted_iota(jnp.int32, (C, C), axis)
+
+
+def _ones(where):
+  return jnp.where(where, 1.0, 0.0)
+
+
+class Documents:
+  """What the documents of a chunk let through, as 0 and 1."""
+
+  def __init__(self, numbers, C):
+    self.numbers, self.C = numbers, C
+
+  def mask(self, own):
+    """Pairs of one document with j <= i, or j < i, [C, C] bool."""
+    i, j = _index(self.C, 0), _index(self.C, 1)
+    pairs = i >= j if own else i > j
+    if self.numbers is None:
+      return pairs
+    return pairs & (column(self.numbers) == self.numbers)
+
+  def read(self):
+    """Where the state before is read, [C, 1]."""
+    return 1.0 if self.numbers is None else _ones(column(self.numbers) == 0)
+
+  def write(self):
+    """Where the state after sees the token, [C, 1]."""
+    if self.numbers is None:
+      return 1.0
+    return _ones(column(self.numbers) == self._last())
+
+  def keeps(self):
+    """Whether the state before is part of that after, [1, 1]."""
+    return 1.0 if self.numbers is None else _ones(self._last() == 0)
+
+  def _last(self):
+    return jnp.max(self.numbers, axis=1, keepdims=True)
+
+
+def column(row):
+  """[1, C] -> [C, 1]."""
+  C = row.shape[1]
+  return _masked_sum(row, _index(C, 0) == _index(C, 1))
+
+
+def _masked_sum(row, mask):
+  return jnp.sum(jnp.where(mask, row, 0.0), axis=1, keepdims=True)
+
+
+def since(row):
+  """Sums from the chunk's start to each token and with it, [1, C] -> [C, 1]."""
+  C = row.shape[1]
+  return _masked_sum(row, _index(C, 1) <= _index(C, 0))
+
+
+def until(row):
+  """Sums from after each token to the chunk's end, [1, C] -> [C, 1]."""
+  C = row.shape[1]
+  return _masked_sum(row, _index(C, 1) > _index(C, 0))
+
+
+def total(row):
+  """[1, C] -> [1, 1]."""
+  return jnp.sum(row, axis=1, keepdims=True)
+
+
+def exp(x, mask=None):
+  """exp of what is not positive; where the mask holds, else 0."""
+  if mask is None:
+    return jnp.exp(x)
+  return jnp.where(mask, jnp.exp(jnp.where(mask, x, 0.0)), 0.0)
+
+
+def stretches(row, dot):
+  """Sums over j < m <= i of a row [1, C], at [i, j]; 0 where i <= j."""
+  C = row.shape[1]
+  i, j = _index(C, 0), _index(C, 1)
+  upto = jnp.where(j <= i, row, 0.0)
+  return dot.fine("nn", upto, _ones(i > j))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def inverse(M, dot):
+  """(I + M)^-1 of a matrix below the diagonal, [C, C], C a power of two.
+
+  From the inverses X of the blocks on the diagonal, I at first, those of blocks of
+  twice the size: X - X M' X, M' being what of M is between two halves.
+  """
+  return _inverse(M, dot)
+
+
+def _inverse(M, dot):
+  C = M.shape[0]
+  i, j = _index(C, 0), _index(C, 1)
+  X = _ones(i == j) - jnp.where((i ^ j) == 1, M, 0.0)
+  size = 2
+  while size < C:
+    between = ((i ^ j) < 2 * size) & ((i & size) > (j & size))
+    X = X - dot.fine("nn", dot.fine("nn", X, jnp.where(between, M, 0.0)), X)
+    size *= 2
+  return X
+
+
+def _inverse_backward(dot, X, dX):
+  """dM = -X^T dX X^T."""
+  dM = -dot.fine("nt", dot.fine("tn", X, dX), X)
+  C = X.shape[0]
+  return (jnp.where(_index(C, 0) > _index(C, 1), dM, 0.0),)
+
+
+inverse.defvjp(lambda M, dot: (inverse(M, dot),) * 2, _inverse_backward)
