@@ -31,19 +31,25 @@ from jaxseq_kernels.matrix_states import pad, up
 __all__ = [
   "Documents",
   "Dot",
+  "LEAST",
   "column",
+  "diagonal",
   "exp",
   "fused",
   "inverse",
+  "scores",
   "since",
+  "since_start",
   "stretches",
   "total",
   "until",
+  "until_end",
 ]
 
 LANES = 128  # K and V are multiples in VMEM.
-LOWEST = -104.0  # The logarithm of nothing, in float32.
-HEADS = 2  # Of a program, if H allows.
+SMALLEST = 4  # Tokens: half of the blocks in which quotients of decays are taken.
+LEAST = -19.0  # Of decays by channel: e^(4 x 19) is in a float's range.
+HEADS = 4  # Of a program, if H allows.
 VMEM = 48 << 20  # Bytes a program may use, of 64 to 128 MiB.
 
 f32, bf16 = jnp.float32, jnp.bfloat16
@@ -90,15 +96,15 @@ def fused(chunk, vectors, scalars, state, starts, valid, *, scale, size, interpr
   if state is None:
     state = jnp.zeros((B, H, K, V), f32)
   state = pad(state.astype(f32), B, H, up(K, LANES), up(V, LANES))
-  o, last = scan(vectors, rows, state, numbers, chunk, scale, interpret)
+  o, last = scan(vectors, rows, state, numbers, chunk, size, scale, interpret)
   o = o.reshape(B, N * size, H, -1)[:, :T, :, :V]
   if valid is not None:
     o = mask(o)
   return o, last[:, :, :K, :V]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def scan(vectors, rows, state, numbers, chunk, scale, interpret):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+def scan(vectors, rows, state, numbers, chunk, size, scale, interpret):
   """The kernel.
 
   Args:
@@ -107,16 +113,17 @@ def scan(vectors, rows, state, numbers, chunk, scale, interpret):
     state: [B, H, K', V'] float32.
     numbers: [B, N, 1, C] float32, how many documents have started in the chunk up to
       and with a token, or None.
-    chunk: ...
+    chunk: As size, scale and interpret, of `fused`.
+    size: ...
     scale: ...
     interpret: ...
   """
-  return _forward(vectors, rows, state, numbers, chunk, scale, interpret, False)
+  return _forward(vectors, rows, state, numbers, chunk, size, scale, interpret, False)
 
 
-def _kept(vectors, rows, state, numbers, chunk, scale, interpret):
+def _kept(vectors, rows, state, numbers, chunk, size, scale, interpret):
   o, last, before = _forward(
-    vectors, rows, state, numbers, chunk, scale, interpret, True
+    vectors, rows, state, numbers, chunk, size, scale, interpret, True
   )
   return (o, last), (vectors, rows, before, numbers)
 
@@ -133,10 +140,10 @@ class Sizes(NamedTuple):
   heads: int
 
   @classmethod
-  def of(cls, vectors, rows, state, numbers):
+  def of(cls, vectors, state, C):
     B, H, K, V = state.shape
-    (N, _, C) = (rows[0].shape[2:] if rows else numbers.shape[1:])
-    return cls(B, H, N, C, K, V, HEADS if H % HEADS == 0 else 1)
+    heads = next(n for n in (HEADS, 2, 1) if H % n == 0)
+    return cls(B, H, vectors[0].shape[1] // C, C, K, V, heads)
 
   def specs(self, reverse=False):
     """Blocks of vectors, rows, the state, states of chunks, and documents."""
@@ -171,23 +178,32 @@ class Sizes(NamedTuple):
 
 
 def _rule(chunk, dot, documents):
-  """The rule of one head, as a function of all that it is differentiated by."""
-  return lambda S, vectors, rows: chunk(S, *vectors, *rows, documents, dot)
+  """The rule of all heads, as a function of all that it is differentiated by.
+
+  Each of its steps for all heads: what one waits for gives the others time.
+  """
+  return jax.vmap(lambda S, xs, rows: chunk(S, *xs, *rows, documents, dot))
 
 
-def _head(refs, h, heads):
-  """That of a head, of blocks [C, heads K]."""
-  out = []
-  for ref in refs:
-    width = ref.shape[1] // heads
-    out.append(ref[:, h * width : (h + 1) * width])
-  return out
+def _by_head(refs, heads):
+  """Blocks [C, heads K] as [heads, C, K]."""
+  width = lambda ref: ref.shape[1] // heads
+  part = lambda ref, h: ref[:, h * width(ref) : (h + 1) * width(ref)]
+  return [jnp.stack([part(ref, h) for h in range(heads)]) for ref in refs]
 
 
-def _forward(vectors, rows, state, numbers, chunk, scale, interpret, keep):
-  sizes = Sizes.of(vectors, rows, state, numbers)
+def _put(refs, arrays):
+  """The inverse."""
+  for ref, x in zip(refs, arrays, strict=True):
+    for h, part in enumerate(x):
+      width = part.shape[1]
+      ref[:, h * width : (h + 1) * width] = part.astype(ref.dtype)
+
+
+def _forward(vectors, rows, state, numbers, chunk, size, scale, interpret, keep):
+  sizes = Sizes.of(vectors, state, size)
   dtype = vectors[2].dtype
-  dot = Dot(dtype)
+  dot = Dot(dtype != bf16, bool(interpret))
 
   def program(*refs):
     refs = list(refs)
@@ -204,14 +220,12 @@ def _forward(vectors, rows, state, numbers, chunk, scale, interpret, keep):
       S_ref[...] = state_ref[...]
 
     documents = Documents(None if numbers is None else numbers_ref[...], sizes.C)
-    for h in range(sizes.heads):
-      S = S_ref[h]
-      if keep:
-        before_ref[h] = S.astype(dtype)
-      rule = _rule(chunk, dot, documents)
-      o, after = rule(S, _head(vector_refs, h, sizes.heads), [r[h] for r in row_refs])
-      o_ref[:, h * sizes.V : (h + 1) * sizes.V] = (scale * o).astype(dtype)
-      S_ref[h] = after
+    S = S_ref[...]
+    if keep:
+      before_ref[...] = S.astype(dtype)
+    rule = _rule(chunk, dot, documents)
+    o, S_ref[...] = rule(S, _by_head(vector_refs, sizes.heads), [r[...] for r in row_refs])
+    _put([o_ref], [scale * o])
 
     @pl.when(n == sizes.N - 1)
     def _():
@@ -240,11 +254,11 @@ def _forward(vectors, rows, state, numbers, chunk, scale, interpret, keep):
   return sizes.call(program, name, in_specs, out_specs, out_shape, interpret)(*args)
 
 
-def _backward(chunk, scale, interpret, kept, gradients):
+def _backward(chunk, size, scale, interpret, kept, gradients):
   vectors, rows, before, numbers = kept
   do, dlast = gradients
-  sizes = Sizes.of(vectors, rows, dlast, numbers)
-  dot = Dot(vectors[2].dtype)
+  sizes = Sizes.of(vectors, dlast, size)
+  dot = Dot(vectors[2].dtype != bf16, bool(interpret))
 
   def program(*refs):
     refs = list(refs)
@@ -264,21 +278,17 @@ def _backward(chunk, scale, interpret, kept, gradients):
       R_ref[...] = dlast_ref[...]
 
     documents = Documents(None if numbers is None else numbers_ref[...], sizes.C)
-    for h in range(sizes.heads):
-      given = (
-        before_ref[h].astype(f32),
-        _head(vector_refs, h, sizes.heads),
-        [r[h] for r in row_refs],
-      )
-      _, pullback = jax.vjp(_rule(chunk, dot, documents), *given)
-      (do,) = _head([do_ref], h, sizes.heads)
-      R, dvectors, drows = pullback((scale * do.astype(f32), R_ref[h]))
-      R_ref[h] = R
-      for ref, x in zip(dvector_refs, dvectors):
-        width = ref.shape[1] // sizes.heads
-        ref[:, h * width : (h + 1) * width] = x.astype(ref.dtype)
-      for ref, x in zip(drow_refs, drows):
-        ref[h] = x
+    given = (
+      before_ref[...].astype(f32),
+      _by_head(vector_refs, sizes.heads),
+      [r[...] for r in row_refs],
+    )
+    _, pullback = jax.vjp(_rule(chunk, dot, documents), *given)
+    (do,) = _by_head([do_ref], sizes.heads)
+    R_ref[...], dvectors, drows = pullback((scale * do.astype(f32), R_ref[...]))
+    _put(dvector_refs, dvectors)
+    for ref, x in zip(drow_refs, drows):
+      ref[...] = x
 
     @pl.when(n == sizes.N - 1)
     def _():
@@ -305,35 +315,64 @@ def _backward(chunk, scale, interpret, kept, gradients):
 scan.defvjp(_kept, _backward)
 
 
-class Dot:
-  """Products with float32 sums, differentiable: of bfloat16, or exact to float32.
+class Dot(NamedTuple):
+  """Products with float32 sums, differentiable: "nn" is a b, "nt" a b^T, "tn" a^T b.
 
-  "nn" is a b, "nt" a b^T and "tn" a^T b.
+  Attributes:
+    exact: To float32; else operands are rounded to bfloat16.
+    interpreted: On a CPU, which has no products of bfloat16 with float32 sums.
   """
 
-  def __init__(self, dtype):
-    self.exact = dtype != bf16
+  exact: bool
+  interpreted: bool
 
   def __call__(self, how, a, b):
-    return _dot(how, self.exact, a, b)
+    return _product(self, 1, how, a, b)
 
   def fine(self, how, a, b):
     """Of operands of twice the bits of bfloat16, where errors would grow."""
-    return _fine(how, 3 if self.exact else 2, a, b)
+    return _product(self, 2, how, a, b)
+
+  def sums(self, signs, x):
+    """`signs` x, of -1, 0 and 1; x to 16 bits, or exact."""
+    return _sums(self, signs, x)
+
+  def rounded(self, x):
+    """As products round it."""
+    return x if self.exact else x.astype(bf16).astype(f32)
+
+  def multiply(self, parts, how, a, b):
+    """a b, both as sums of bfloat16 parts; products of the least are left out."""
+    if self.exact:
+      return _multiply(how, a, b, jax.lax.Precision.HIGHEST)
+    a, b = self._parts(a, parts), self._parts(b, parts)
+    out = 0.0
+    for i in reversed(range(len(a))):
+      for j in reversed(range(parts - i)):
+        out += _multiply(how, a[i], b[j])
+    return out
+
+  def multiply_signs(self, how, signs, x):
+    x = self._parts(x, 3 if self.exact else 2)[::-1]
+    (signs,) = self._parts(signs, 1)
+    return sum(_multiply(how, signs, part) for part in x)
+
+  def _parts(self, x, count):
+    """In bfloat16, the first few that add up to x."""
+    out = []
+    for _ in range(count):
+      part = x.astype(bf16)
+      x = x - part.astype(f32)
+      out.append(part.astype(f32) if self.interpreted else part)
+    return out
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _dot(how, exact, a, b):
-  return _multiply(how, exact, a, b)
-
-
-def _multiply(how, exact, a, b):
-  kind = f32 if exact else bf16
+def _multiply(how, a, b, precision=None):
   return jax.lax.dot_general(
-    a.astype(kind),
-    b.astype(kind),
+    a.astype(b.dtype) if precision is None else a.astype(f32),
+    b if precision is None else b.astype(f32),
     (DIMENSIONS[how], ((), ())),
-    precision=jax.lax.Precision.HIGHEST if exact else None,
+    precision=precision,
     preferred_element_type=f32,
   )
 
@@ -346,44 +385,30 @@ TRANSPOSED = {
 }
 
 
-def _dot_backward(how, exact, kept, c):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _product(dot, parts, how, a, b):
+  return dot.multiply(parts, how, a, b)
+
+
+def _product_backward(dot, parts, how, kept, c):
   a, b = kept
-  da, db = TRANSPOSED[how](lambda *x: _multiply(x[0], exact, *x[1:]), a, b, c)
+  da, db = TRANSPOSED[how](functools.partial(dot.multiply, parts), a, b, c)
   return da.astype(a.dtype), db.astype(b.dtype)
 
 
-_dot.defvjp(lambda how, exact, a, b: (_dot(how, exact, a, b), (a, b)), _dot_backward)
+_product.defvjp(lambda *args: (_product(*args), args[3:]), _product_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _fine(how, parts, a, b):
-  return _by_parts(how, parts, a, b)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sums(dot, signs, x):
+  return dot.multiply_signs("nn", signs, x)
 
 
-def _by_parts(how, parts, a, b):
-  """a b, both cut into bfloat16 parts; the products of the least parts are left out."""
-  a, b = _parts(a, parts), _parts(b, parts)
-  out = 0.0
-  for i in reversed(range(parts)):
-    for j in reversed(range(parts - i)):
-      out += _multiply(how, False, a[i], b[j])
-  return out
+def _sums_backward(dot, signs, d):
+  return jnp.zeros_like(signs), dot.multiply_signs("tn", signs, d)
 
 
-def _parts(x, count):
-  """In bfloat16, the first few that add up to x."""
-  out = []
-  for _ in range(count):
-    out.append(x.astype(bf16))
-    x = x - out[-1].astype(f32)
-  return out
-
-
-def _fine_backward(how, parts, kept, c):
-  return TRANSPOSED[how](lambda *x: _by_parts(x[0], parts, *x[1:]), *kept, c)
-
-
-_fine.defvjp(lambda how, parts, a, b: (_fine(how, parts, a, b), (a, b)), _fine_backward)
+_sums.defvjp(lambda dot, signs, x: (_sums(dot, signs, x), signs), _sums_backward)
 
 
 def _index(C, axis):
@@ -464,8 +489,85 @@ def stretches(row, dot):
   """Sums over j < m <= i of a row [1, C], at [i, j]; 0 where i <= j."""
   C = row.shape[1]
   i, j = _index(C, 0), _index(C, 1)
-  upto = jnp.where(j <= i, row, 0.0)
-  return dot.fine("nn", upto, _ones(i > j))
+  return dot.sums(_ones(j <= i), jnp.where(i > j, column(row), 0.0))
+
+
+def sums(mask, x, dot):
+  """Of the tokens that a mask [C, C] has for each row, [C, K]."""
+  return dot.sums(_ones(mask), x)
+
+
+def since_start(g, dot):
+  """`since` of gates by channel, [C, K] -> [C, K]."""
+  C = g.shape[0]
+  return sums(_index(C, 1) <= _index(C, 0), g, dot)
+
+
+def until_end(g, dot):
+  """`until` of gates by channel."""
+  C = g.shape[0]
+  return sums(_index(C, 1) > _index(C, 0), g, dot)
+
+
+def scores(reads, writes, g, dot):
+  """Of all tokens with earlier ones, by channels that fade in between, j < i.
+
+      A_ij = sum_c r_ic w_jc exp(g_{j+1,c} + ... + g_ic)
+
+  A sum of products of matrices, each for the pairs of a block's two halves: there the
+  exponent is the sum up to the middle and that from there on. In the smallest blocks
+  pairs of one half need a quotient: there no token's decay may be below `LEAST`.
+
+  Args:
+    reads: [C, K] each.
+    writes: [C, K] each.
+    g: [C, K], at least `LEAST`.
+    dot: ...
+
+  Returns:
+    [C, C], of each read with each write.
+  """
+  C = g.shape[0]
+  i, j = _index(C, 0), _index(C, 1)
+  out, size = [[0.0 for _ in writes] for _ in reads], C // 2
+  while size >= SMALLEST:
+    smallest = size == SMALLEST
+    second = (i & size) > 0
+    near = ((i ^ j) < size) & jnp.where(second, j <= i, j > i)
+    sign = jnp.where(second, 1.0, -1.0) if smallest else 1.0
+    E = dot.sums(jnp.where(near, sign, 0.0), g)
+    late = [faded(x, E, dot) for x in reads]
+    early = [faded(x, -E if smallest else E, dot) for x in writes]
+    pairs = (i ^ j) < 2 * size
+    pairs &= (i > j) if smallest else (i & size) > (j & size)
+    for row, x in zip(out, late):
+      row[:] = [A + jnp.where(pairs, dot("nt", x, y), 0.0) for A, y in zip(row, early)]
+    size //= 2
+  return out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def faded(x, E, dot):
+  """x exp(E), rounded as products round it: what cancels in sums of them then does."""
+  return _faded(x, E, dot)
+
+
+def _faded(x, E, dot):
+  return dot.rounded(x * jnp.exp(E))
+
+
+def _faded_backward(dot, kept, d):
+  x, E = kept
+  return (d * jnp.exp(E)).astype(x.dtype), d * _faded(x, E, dot)
+
+
+faded.defvjp(lambda x, E, dot: (faded(x, E, dot), (x, E)), _faded_backward)
+
+
+def diagonal(x):
+  """Numbers [C, 1] on the diagonal of [C, C]."""
+  C = x.shape[0]
+  return jnp.where(_index(C, 0) == _index(C, 1), x, 0.0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -12,7 +12,7 @@ from jaxseq_kernels import pallas_tpu_chunks as chunks
 
 __all__ = ["SIZE", "chunk"]
 
-SIZE = 64  # C: the inverse is the longest part, and longer with more tokens.
+SIZE = 128
 
 
 def chunk(S, q, k, v, *gates_and_tools):
