@@ -533,7 +533,7 @@ def scores(reads, writes, g, dot):
   while size >= SMALLEST:
     smallest = size == SMALLEST
     second = (i & size) > 0
-    near = ((i ^ j) < size) & jnp.where(second, j <= i, j > i)
+    near = ((i ^ j) < size) & ((j > i) ^ second)
     sign = jnp.where(second, 1.0, -1.0) if smallest else 1.0
     E = dot.sums(jnp.where(near, sign, 0.0), g)
     late = [faded(x, E, dot) for x in reads]
