@@ -1,0 +1,374 @@
+r"""What the TPU compiler says the recurrences cost, without a TPU. These are no timings.
+
+  python -m experiments.tpu_cost                               # needs libtpu alone
+  python -m experiments.tpu_cost --ops=dplr --chips=v5e,v6e,tpu7x
+  python -m experiments.tpu_cost --ops=short_conv --forms=pallas_tpu,parallel
+  python -m experiments.tpu_cost --peers=deltanet_tpu,tokamax --save=runs/tpu_cost.json
+
+libtpu compiles each form for one device of the chip, forward, and forward and backward
+together. A row is an op, a shape, a chip and who computes it, and each pair in it is
+these two passes. "Cycles" are those of the compiler's own static model; "floor" those
+in which the HBM moves the fewest bytes that the pass can do with; "ms" is the larger
+of both at the chip's clock, and "ratio" that by the first row's, above 1 where it is
+slower than the first. What does not compile, and what is not simulated, says why.
+
+Cycles are added up over the program, those in a loop as often as it runs:
+  - A Mosaic kernel's are libtpu's simulation of its final instructions, made on one
+    row, at most `HEADS` heads and `TOKENS` tokens, and scaled by rows x heads x tokens,
+    which is by the number of its programs. A kernel must so do equal work for each.
+    The simulation aborts on some instructions: then the pass is not simulated, and
+    still compiles.
+  - An operation of XLA's has the estimate by which XLA chose its tiles, at the real
+    size. Copies that run beside the rest have none, and count nothing.
+
+How far to trust them. Libtpu's simulation was 0.96 to 1.04 of the time measured for
+products of matrices and flash attention on a v5e, 0.80 to 0.90 for delta-rule kernels on
+a v6e, and within 40% where the latency of copies decides; whole programs of XLA's
+are within 35% at best. It lets copies that run at a time each have all of the HBM,
+hence the floor. So: good for one kernel before and after a change, and optimistic by
+20% as a time; least certain for tpu7x.
+
+Peers, if they can be imported: `deltanet_tpu`, and the Kimi delta attention of
+`tokamax`, each in the layout it takes, with its defaults.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import importlib
+import inspect
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from experiments import bench_kernels, cli
+from jaxseq import ops
+
+PEERS_KNOWN = ("deltanet_tpu", "tokamax")
+# The other flags are those of bench_kernels.
+CHIPS = flags.DEFINE_list("chips", ["v5e", "v6e"], "Of v5e, v5p, v6e, tpu7x.")
+flags.set_default(bench_kernels.FORMS, ["pallas_tpu", "chunked"])
+flags.set_default(bench_kernels.SHAPES, ["B4T4096H16D128", "B4T4096H16K64V128"])
+UNUSED = ("documents", "stateful", "calls", "repeats")
+
+HEADS, TOKENS = 4, 1024  # At most, of a simulation: a million cycles take 30 s, 3 GB.
+PASSES = ("forward", "both")
+OPS = (*bench_kernels.GATES, "short_conv")
+TAPS = 4  # Of short_conv, over H x K channels.
+DELTANET = {  # By our op, its function there.
+  "scalar_decay": "chunk_gla",
+  "diagonal_decay": "chunk_gla",
+  "delta_rule": "chunk_delta_rule",
+  "gated_delta_rule": "chunk_gdn",
+  "channel_delta_rule": "chunk_kda",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One JAX device: a chip, of tpu7x one of the two cores of a chip.
+
+  Attributes:
+    topology: The smallest that libtpu compiles for.
+    clock: Cycles a second.
+    bandwidth: Bytes a second, of the HBM.
+  """
+
+  topology: str
+  clock: float
+  bandwidth: float
+
+
+CHIPS_KNOWN = {
+  "v5e": Chip("v5e:2x2", 1.5e9, 819e9),
+  "v5p": Chip("v5p:2x2x1", 1.75e9, 2765e9),
+  "v6e": Chip("v6e:2x2", 1.75e9, 1640e9),
+  "tpu7x": Chip("tpu7x:2x2x1", 2.2e9, 3690e9),
+}
+
+
+def main() -> None:
+  with cli.usage_errors():
+    shapes = {name: bench_kernels.parse(name) for name in bench_kernels.SHAPES.value}
+    forms, peers = bench_kernels.FORMS.value, bench_kernels.PEERS.value
+    names = checked(bench_kernels.OPS.value, forms, peers, CHIPS.value)
+  print(f"jax {jax.__version__}, {bench_kernels.DTYPE.value}. These are figures of the")
+  print("TPU compiler's static model, not timings: some 20% optimistic for kernels, 35%")
+  print("off for what XLA compiles. Pairs are forward / forward and backward.")
+  head = f"{'op':<19} {'shape':<17} {'chip':<5} {'by':<12} {'cycles':>25}"
+  print(f"{head} {'HBM floor':>21} {'ms':>17}  ratio")
+  able = [peer for peer in peers if _importable(peer)]
+  todo = [
+    (op, shape, chip, [*forms, *(peer for peer in able if takes(peer, op))])
+    for shape in shapes
+    for op in names
+    for chip in CHIPS.value
+  ]
+  rows = []
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    started = [
+      {
+        who: [pool.submit(cost, op, who, shapes[shape], chip, p) for p in PASSES]
+        for who in contenders
+      }
+      for op, shape, chip, contenders in todo
+    ]
+    for (op, shape, chip, _), found in zip(todo, started):
+      figures = {who: [f.result() for f in both] for who, both in found.items()}
+      rows += compare(op, shape, chip, floors(op, shapes[shape], chip), figures)
+      if bench_kernels.SAVE.value:
+        pathlib.Path(bench_kernels.SAVE.value).write_text(json.dumps(rows, indent=1))
+
+
+def checked(names, forms, peers, chips) -> list[str]:
+  """The ops to compile; by default all that have the forms.
+
+  Raises:
+    ValueError: If there is no such op, form, peer or chip.
+  """
+  for kind, given, known in (
+    ("op", names or (), OPS),
+    ("peer", peers, PEERS_KNOWN),
+    ("chip", chips, CHIPS_KNOWN),
+  ):
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+      raise ValueError(f"no {kind} {', '.join(unknown)}; there are {', '.join(known)}")
+  for flag in UNUSED:
+    if flags.FLAGS[flag].present:
+      raise ValueError(f"tpu_cost has no use for --{flag}")
+  of = {op: inspect.getmodule(getattr(ops, op)).IMPLEMENTATIONS for op in OPS}
+  lacking = {op: sorted(set(forms) - set(of[op])) for op in names or OPS}
+  able = [op for op, lacks in lacking.items() if not lacks]
+  if able and not names:
+    return able
+  for op, lacks in lacking.items():
+    if lacks:
+      raise ValueError(f"{op} has no form {', '.join(lacks)}; it has {', '.join(of[op])}")
+  return able
+
+
+def floors(op, sizes, chip) -> list[float]:
+  """Cycles in which the HBM moves the fewest bytes: forward, and both passes.
+
+  Both read the inputs and write the outputs once; backward reads the inputs and the
+  outputs' gradients once more, and writes the inputs' gradients.
+  """
+  size = lambda x: x.size * x.dtype.itemsize
+  args = example(op, sizes)
+  arrays = sum(map(size, args))
+  outputs = size(args[0 if op == "short_conv" else 2])
+  known = CHIPS_KNOWN[chip]
+  moved = (arrays + outputs, 3 * arrays + 2 * outputs)
+  return [bytes_ / known.bandwidth * known.clock for bytes_ in moved]
+
+
+def compare(op, shape, chip, floor, figures) -> list[dict]:
+  """Prints the rows of one op, shape and chip, and returns them."""
+  rows, first = [], None
+  for who, both in figures.items():
+    cycles = [figure.get("cycles") for figure in both]
+    row = dict(op=op, shape=shape, chip=chip, by=who, cycles=cycles, floor=floor)
+    clock = CHIPS_KNOWN[chip].clock
+    row["ms"] = [c and max(c, f) / clock * 1e3 for c, f in zip(cycles, floor)]
+    first = first or row["ms"]
+    row["ratio"] = [m / f if m and f else None for m, f in zip(row["ms"], first)]
+    row["why"] = list(dict.fromkeys(f["why"] for f in both if "why" in f))
+    rows.append(row)
+    line = f"{op:<19} {shape:<17} {chip:<5} {who:<12} {_pair(cycles, ',.0f'):>25}"
+    line += f" {_pair(floor, ',.0f'):>21} {_pair(row['ms'], '.3f'):>17}"
+    print(f"{line}  {_pair(row['ratio'], '.2f')}  {'; '.join(row['why'])}", flush=True)
+  return rows
+
+
+def cost(op, who, sizes, chip, which) -> dict:
+  """Of one pass: `cycles`, or `why` there are none."""
+  job = dict(op=op, who=who, chip=chip, which=which, dtype=bench_kernels.DTYPE.value)
+  whole, error = _in_child(job | dict(sizes=sizes))
+  if whole is None or "why" in whole:
+    return dict(why=f"does not compile: {(whole or {}).get('why', error)}")
+  if not whole["kernels"]:
+    return dict(cycles=whole["xla"])
+  B, T, H, K, V = sizes
+  few = (1, min(T, TOKENS), min(H, HEADS), K, V)
+  with tempfile.TemporaryDirectory() as folder:
+    part, error = _in_child(job | dict(sizes=few), folder)
+    by_kernel = simulated(folder)
+  lacking = set(part["kernels"]) - set(by_kernel) if part and "why" not in part else None
+  if lacking is None or lacking:
+    why = f"no figure of {', '.join(sorted(lacking))}" if lacking else error
+    return dict(why=f"compiles; not simulated: {(part or {}).get('why', why)}")
+  programs = B * T * H / (few[1] * few[2])
+  kernels = sum(by_kernel[k] * times for k, times in part["kernels"].items())
+  return dict(cycles=whole["xla"] + kernels * programs)
+
+
+def _in_child(job, profile=None):
+  """What `child` prints, or None and why, as libtpu may abort its process.
+
+  Libtpu reads its flags once, when it loads.
+  """
+  libtpu_flags = "--xla_tpu_check_llo_types=false"  # Else v6e aborts on bfloat16.
+  if profile:
+    libtpu_flags += f" --xla_jf_dump_static_llo_profile_to={profile}"
+  env = os.environ | cli.NO_TPU
+  env |= dict(JAX_PLATFORMS="cpu", LIBTPU_INIT_ARGS=libtpu_flags)
+  env["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # What it answers is not simulated.
+  done = subprocess.run(
+    [sys.executable, "-c", f"import {__spec__.name} as m; m.child()", json.dumps(job)],
+    env=env,
+    capture_output=True,
+    text=True,
+  )
+  if done.returncode == 0:
+    return json.loads(done.stdout.splitlines()[-1]), None
+  told = re.search(r"profiling of (\S+ failed: [^\n]*)", done.stderr)
+  return None, _short(told[1] if told else done.stderr.splitlines()[-1])
+
+
+def child() -> None:
+  """Compiles the pass that the command line describes, and prints what `walk` finds."""
+  job = json.loads(sys.argv[1])
+  flags.FLAGS([sys.argv[0], f"--dtype={job['dtype']}"])
+  try:
+    run, args = call(job["op"], job["who"], job["sizes"])
+    if job["which"] == "both":
+      run, args = with_backward(run), (jax.eval_shape(run, *args), *args)
+    program = compiled(CHIPS_KNOWN[job["chip"]].topology, run, *args).as_text()
+  except Exception as error:  # A finding, not a failure of this script.
+    print(json.dumps(dict(why=_short(f"{type(error).__name__}: {error}"))))
+    return
+  kernels, xla = {}, 0
+  for name, line, times in walk(program):
+    if '"tpu_custom_call"' in line:
+      kernels[name] = kernels.get(name, 0) + times
+    elif found := re.search(r'"estimated_cycles":"(\d+)"', line):
+      xla += int(found[1]) * times
+  print(json.dumps(dict(kernels=kernels, xla=xla)))
+
+
+def compiled(topology, run, *args):
+  """`run` compiled for one device of a topology, from the arguments' shapes."""
+  from jax.experimental import topologies
+
+  described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+  mesh = jax.sharding.Mesh(described.devices[:1], ("device",))
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  args = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in args]
+  with jax.set_mesh(mesh), mock.patch.object(jax, "default_backend", lambda: "tpu"):
+    return jax.jit(run).lower(*args).compile()
+
+
+def with_backward(run):
+  def both(do, *args):
+    o, pullback = jax.vjp(run, *args)
+    return o, pullback(do)
+
+  return both
+
+
+def walk(program: str):
+  """Each instruction that runs: its name, its line, and how often it runs.
+
+  Those within a fusion are not listed; of a conditional's branches all are.
+  """
+  computations, entry = {}, None
+  for line in program.splitlines():
+    if head := re.match(r"(ENTRY )?%?(\S+) .*{$", line):
+      lines = computations.setdefault(head[2], [])
+      entry = head[2] if head[1] else entry
+    elif line.startswith(" "):
+      lines.append(line)
+
+  def within(name, times):
+    for line in computations[name]:
+      called = re.findall(r"(?:body|to_apply|branch_computations)=({[^}]*}|%\S+)", line)
+      if " while(" in line:
+        times_inside = times * _trips(computations, line)
+      elif re.search(r" (call|conditional)\(", line):
+        times_inside = times
+      else:
+        yield re.search(r"%(\S+) =", line)[1], line, times
+        continue
+      for inner in re.findall(r"%([\w.\-]+)", " ".join(called)):
+        yield from within(inner, times_inside)
+
+  yield from within(entry, 1)
+
+
+def _trips(computations, line) -> int:
+  """Of a `while`: XLA's count, or the constant that its condition compares with."""
+  if known := re.search(r'"known_trip_count":{"n":"(\d+)"', line):
+    return int(known[1])
+  condition = computations[re.search(r"condition=%([\w.\-]+)", line)[1]]
+  (bound,) = re.findall(r" constant\((\d+)\)", "\n".join(condition))
+  return int(bound)
+
+
+def simulated(folder) -> dict[str, int]:
+  """Cycles by kernel, of the profiles that libtpu has left in a folder."""
+  texts = [file.read_text() for file in pathlib.Path(folder).glob("*.textproto")]
+  field = lambda pattern, text: re.search(pattern, text)[1]
+  return {
+    field(r'hlo_op_name: "([^"]+)"', text): int(field(r"estimated_cycles: (\d+)", text))
+    for text in texts
+  }
+
+
+def example(op, sizes):
+  """Shapes of an op's arguments."""
+  B, T, H, K, _ = sizes
+  if op == "short_conv":
+    x = jax.ShapeDtypeStruct((B, T, H * K), bench_kernels.DTYPE.value)
+    return x, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((TAPS, H * K), (H * K,)))
+  return jax.eval_shape(lambda: bench_kernels.example(op, sizes))
+
+
+def call(op, who, sizes):
+  """The function of a form or a peer, and the shapes of its arguments."""
+  args = example(op, sizes)
+  if who == "deltanet_tpu":
+    return getattr(importlib.import_module(who), DELTANET[op]), args
+  if who == "tokamax":
+    theirs = importlib.import_module("tokamax._src.ops.kda.api").kimi_delta_attention
+    by_head = lambda x: jnp.moveaxis(x, 2, 0)
+    args = jax.eval_shape(lambda *args: tuple(map(by_head, args)), *args)
+    return lambda *args: theirs(*args, implementation="mosaic")[0], args
+  run = functools.partial(getattr(ops, op), implementation=who)
+  if op == "short_conv":
+    run = functools.partial(run, activation="silu")
+  return lambda *args: run(*args)[0], args
+
+
+def takes(peer, op) -> bool:
+  return op in (DELTANET if peer == "deltanet_tpu" else ("channel_delta_rule",))
+
+
+def _importable(peer) -> bool:
+  try:
+    importlib.import_module(peer)
+  except ImportError as error:
+    print(f"{peer} cannot: {_short(str(error))}")
+    return False
+  return True
+
+
+def _pair(figures, form) -> str:
+  return " / ".join("-" if x is None else format(x, form) for x in figures)
+
+
+def _short(text) -> str:
+  return " ".join(text.split())[:160]
+
+
+if __name__ == "__main__":
+  cli.run(main)
