@@ -1,4 +1,4 @@
-r"""What the TPU compiler says the recurrences cost, without a TPU. These are no timings.
+r"""What the TPU compiler says the recurrences cost, without a TPU: no timings.
 
   python -m experiments.tpu_cost                               # needs libtpu alone
   python -m experiments.tpu_cost --ops=dplr --chips=v5e,v6e,tpu7x
@@ -7,26 +7,28 @@ r"""What the TPU compiler says the recurrences cost, without a TPU. These are no
 
 libtpu compiles each form for one device of the chip, forward, and forward and backward
 together. A row is an op, a shape, a chip and who computes it, and each pair in it is
-these two passes. "Cycles" are those of the compiler's own static model; "floor" those
+these two passes. "Cycles" are those of the compiler's own simulation; "HBM floor" those
 in which the HBM moves the fewest bytes that the pass can do with; "ms" is the larger
 of both at the chip's clock, and "ratio" that by the first row's, above 1 where it is
 slower than the first. What does not compile, and what is not simulated, says why.
 
-Cycles are added up over the program, those in a loop as often as it runs:
-  - A Mosaic kernel's are libtpu's simulation of its final instructions, made on one
-    row, at most `HEADS` heads and `TOKENS` tokens, and scaled by rows x heads x tokens,
-    which is by the number of its programs. A kernel must so do equal work for each.
-    The simulation aborts on some instructions: then the pass is not simulated, and
-    still compiles.
-  - An operation of XLA's has the estimate by which XLA chose its tiles, at the real
-    size. Copies that run beside the rest have none, and count nothing.
+Every pass is compiled at its own size, which says whether it compiles. Simulated is it
+on one row, at most `HEADS` heads and `TOKENS` tokens, as a simulation is slow; cycles
+are scaled by rows x heads x tokens, which is by the number of a kernel's programs. A
+kernel must so do equal work for each. Cycles are added up over the program, those in a
+loop as often as it runs; copies that run beside the rest count nothing. The simulation
+aborts on some instructions. Without a kernel, the pass has no figure. An operation of
+XLA's then counts with the estimate by which XLA chose its tiles; "XLA's guess" is the
+sum of these estimates alone, of all but kernels, and at the size itself. It sees what
+the small size hides, which is what no longer fits in VMEM, but is crude: up to four
+times the simulation's.
 
-How far to trust them. Libtpu's simulation was 0.96 to 1.04 of the time measured for
-products of matrices and flash attention on a v5e, 0.80 to 0.90 for delta-rule kernels on
-a v6e, and within 40% where the latency of copies decides; whole programs of XLA's
-are within 35% at best. It lets copies that run at a time each have all of the HBM,
-hence the floor. So: good for one kernel before and after a change, and optimistic by
-20% as a time; least certain for tpu7x.
+How far to trust them. The simulation was 0.96 to 1.04 of the time measured for products
+of matrices and flash attention on a v5e, 0.80 to 0.90 for delta-rule kernels on a v6e,
+and within 40% where the latency of copies decides; whole programs of XLA's are within
+35% at best, and scaled ones within a factor of two. It lets copies that run at a time
+each have all of the HBM, hence the floor. So: good for one kernel before and after a
+change, and optimistic by 20% as a time; least certain for tpu7x.
 
 Peers, if they can be imported: `deltanet_tpu`, and the Kimi delta attention of
 `tokamax`, each in the layout it takes, with its defaults.
@@ -61,6 +63,7 @@ flags.set_default(bench_kernels.SHAPES, ["B4T4096H16D128", "B4T4096H16K64V128"])
 UNUSED = ("documents", "stateful", "calls", "repeats")
 
 HEADS, TOKENS = 4, 1024  # At most, of a simulation: a million cycles take 30 s, 3 GB.
+SECONDS = 600  # Of one compilation.
 PASSES = ("forward", "both")
 OPS = (*bench_kernels.GATES, "short_conv")
 TAPS = 4  # Of short_conv, over H x K channels.
@@ -102,10 +105,12 @@ def main() -> None:
     forms, peers = bench_kernels.FORMS.value, bench_kernels.PEERS.value
     names = checked(bench_kernels.OPS.value, forms, peers, CHIPS.value)
   print(f"jax {jax.__version__}, {bench_kernels.DTYPE.value}. These are figures of the")
-  print("TPU compiler's static model, not timings: some 20% optimistic for kernels, 35%")
-  print("off for what XLA compiles. Pairs are forward / forward and backward.")
+  print(
+    "TPU compiler's static model, not timings: some 20% optimistic for kernels, up to"
+  )
+  print("twice off for what XLA compiles. Pairs: forward / forward and backward.")
   head = f"{'op':<19} {'shape':<17} {'chip':<5} {'by':<12} {'cycles':>25}"
-  print(f"{head} {'HBM floor':>21} {'ms':>17}  ratio")
+  print(f"{head} {'HBM floor':>21} {'ms':>15}  {'ratio':<11}  XLA's guess")
   able = [peer for peer in peers if _importable(peer)]
   todo = [
     (op, shape, chip, [*forms, *(peer for peer in able if takes(peer, op))])
@@ -153,7 +158,9 @@ def checked(names, forms, peers, chips) -> list[str]:
     return able
   for op, lacks in lacking.items():
     if lacks:
-      raise ValueError(f"{op} has no form {', '.join(lacks)}; it has {', '.join(of[op])}")
+      raise ValueError(
+        f"{op} has no form {', '.join(lacks)}; it has {', '.join(of[op])}"
+      )
   return able
 
 
@@ -165,8 +172,7 @@ def floors(op, sizes, chip) -> list[float]:
   """
   size = lambda x: x.size * x.dtype.itemsize
   args = example(op, sizes)
-  arrays = sum(map(size, args))
-  outputs = size(args[0 if op == "short_conv" else 2])
+  arrays, outputs = sum(map(size, args)), size(_output(op, args))
   known = CHIPS_KNOWN[chip]
   moved = (arrays + outputs, 3 * arrays + 2 * outputs)
   return [bytes_ / known.bandwidth * known.clock for bytes_ in moved]
@@ -182,78 +188,108 @@ def compare(op, shape, chip, floor, figures) -> list[dict]:
     row["ms"] = [c and max(c, f) / clock * 1e3 for c, f in zip(cycles, floor)]
     first = first or row["ms"]
     row["ratio"] = [m / f if m and f else None for m, f in zip(row["ms"], first)]
+    row["guess"] = [figure.get("guess") for figure in both]
     row["why"] = list(dict.fromkeys(f["why"] for f in both if "why" in f))
     rows.append(row)
     line = f"{op:<19} {shape:<17} {chip:<5} {who:<12} {_pair(cycles, ',.0f'):>25}"
-    line += f" {_pair(floor, ',.0f'):>21} {_pair(row['ms'], '.3f'):>17}"
-    print(f"{line}  {_pair(row['ratio'], '.2f')}  {'; '.join(row['why'])}", flush=True)
+    line += f" {_pair(floor, ',.0f'):>21} {_pair(row['ms'], '.3f'):>15}"
+    line += f"  {_pair(row['ratio'], '.2f'):<11}  {_pair(row['guess'], ',.0f')}"
+    print("  ".join([line, *row["why"]]), flush=True)
   return rows
 
 
 def cost(op, who, sizes, chip, which) -> dict:
-  """Of one pass: `cycles`, or `why` there are none."""
+  """Of one pass: `cycles`, XLA's `guess`, and `why` if there is something to say."""
   job = dict(op=op, who=who, chip=chip, which=which, dtype=bench_kernels.DTYPE.value)
-  whole, error = _in_child(job | dict(sizes=sizes))
-  if whole is None or "why" in whole:
-    return dict(why=f"does not compile: {(whole or {}).get('why', error)}")
-  if not whole["kernels"]:
-    return dict(cycles=whole["xla"])
+  whole = _in_child(job | dict(sizes=sizes))
+  if "guess" not in whole:
+    return dict(why=f"does not compile: {whole['why']}")
   B, T, H, K, V = sizes
   few = (1, min(T, TOKENS), min(H, HEADS), K, V)
-  with tempfile.TemporaryDirectory() as folder:
-    part, error = _in_child(job | dict(sizes=few), folder)
-    by_kernel = simulated(folder)
-  lacking = set(part["kernels"]) - set(by_kernel) if part and "why" not in part else None
-  if lacking is None or lacking:
-    why = f"no figure of {', '.join(sorted(lacking))}" if lacking else error
-    return dict(why=f"compiles; not simulated: {(part or {}).get('why', why)}")
-  programs = B * T * H / (few[1] * few[2])
+  part = simulate(job | dict(sizes=few))
+  found = dict(guess=whole["guess"])
+  if "why" in part:
+    found["why"] = part["why"]
+  if "cycles" in part:
+    found["cycles"] = part["cycles"] * B * T * H / (few[1] * few[2])
+  return found
+
+
+def simulate(job) -> dict:
+  """`cycles` of a pass, all simulated that can be, and `why` not all were."""
+  skip = {}
+  while True:
+    with tempfile.TemporaryDirectory() as folder:
+      part = _in_child(job, folder, skip)
+      by_kernel = simulated(folder)
+    if part.get("aborts") in (None, *skip):
+      break
+    skip[part["aborts"]] = part["why"]
+  if "guess" not in part:
+    return dict(why=f"not simulated: {part['why']}")
+  lacking = sorted(set(part["kernels"]) - set(by_kernel))
+  if lacking:
+    return dict(why=f"not simulated: {skip.get(lacking[0], lacking[0])}")
   kernels = sum(by_kernel[k] * times for k, times in part["kernels"].items())
-  return dict(cycles=whole["xla"] + kernels * programs)
+  why = dict(why=f"not simulated: {len(skip)} of XLA's operations") if skip else {}
+  return dict(cycles=part["xla"] + kernels) | why
 
 
-def _in_child(job, profile=None):
-  """What `child` prints, or None and why, as libtpu may abort its process.
+def _in_child(job, profile=None, skip=()) -> dict:
+  """What `child` prints, or `why` it died, and which instruction `aborts` libtpu.
 
   Libtpu reads its flags once, when it loads.
   """
-  libtpu_flags = "--xla_tpu_check_llo_types=false"  # Else v6e aborts on bfloat16.
+  options = "--xla_tpu_check_llo_types=false"  # Else v6e aborts on bfloat16.
   if profile:
-    libtpu_flags += f" --xla_jf_dump_static_llo_profile_to={profile}"
-  env = os.environ | cli.NO_TPU
-  env |= dict(JAX_PLATFORMS="cpu", LIBTPU_INIT_ARGS=libtpu_flags)
+    options += f" --xla_jf_dump_static_llo_profile_to={profile}"
+  if skip:
+    names = ";".join(f"{name}=false" for name in skip)
+    options += f" --xla_jf_dump_only_matching_hlo=true;{names}"
+  env = os.environ | cli.NO_TPU | dict(JAX_PLATFORMS="cpu", LIBTPU_INIT_ARGS=options)
   env["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # What it answers is not simulated.
-  done = subprocess.run(
-    [sys.executable, "-c", f"import {__spec__.name} as m; m.child()", json.dumps(job)],
-    env=env,
-    capture_output=True,
-    text=True,
-  )
+  start = "from experiments import tpu_cost; tpu_cost.child()"
+  command = [sys.executable, "-c", start, json.dumps(job)]
+  try:
+    done = subprocess.run(
+      command, env=env, capture_output=True, text=True, timeout=SECONDS
+    )
+  except subprocess.TimeoutExpired:
+    return dict(why=f"it takes more than {SECONDS} s")
   if done.returncode == 0:
-    return json.loads(done.stdout.splitlines()[-1]), None
-  told = re.search(r"profiling of (\S+ failed: [^\n]*)", done.stderr)
-  return None, _short(told[1] if told else done.stderr.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+  told = re.search(r"profiling of (\S+) failed: [^\n]*", done.stderr)
+  if told is None:
+    return dict(why=_short(done.stderr[-200:]) or f"exit code {done.returncode}")
+  return dict(why=_short(told[0]), aborts=told[1])
 
 
 def child() -> None:
-  """Compiles the pass that the command line describes, and prints what `walk` finds."""
+  """Compiles the pass that the command line describes, and prints what it is of.
+
+  That is how often each kernel runs, cycles of all else as simulated, where it is, and
+  XLA's guess of these; or `why` it does not compile.
+  """
   job = json.loads(sys.argv[1])
   flags.FLAGS([sys.argv[0], f"--dtype={job['dtype']}"])
   try:
     run, args = call(job["op"], job["who"], job["sizes"])
     if job["which"] == "both":
-      run, args = with_backward(run), (jax.eval_shape(run, *args), *args)
+      run, args = with_backward(run), (_output(job["op"], args), *args)
     program = compiled(CHIPS_KNOWN[job["chip"]].topology, run, *args).as_text()
   except Exception as error:  # A finding, not a failure of this script.
     print(json.dumps(dict(why=_short(f"{type(error).__name__}: {error}"))))
     return
-  kernels, xla = {}, 0
+  kernels, xla, guess = {}, 0, 0
   for name, line, times in walk(program):
+    figures = dict(re.findall(r'"(\w+)":{[^{}]*"estimated_cycles":"(\d+)"', line))
     if '"tpu_custom_call"' in line:
       kernels[name] = kernels.get(name, 0) + times
-    elif found := re.search(r'"estimated_cycles":"(\d+)"', line):
-      xla += int(found[1]) * times
-  print(json.dumps(dict(kernels=kernels, xla=xla)))
+    elif figures:
+      guessed = figures.get("window_config", 0)
+      xla += int(figures.get("bundle_analysis_data", guessed)) * times
+      guess += int(guessed) * times
+  print(json.dumps(dict(kernels=kernels, xla=xla, guess=guess)))
 
 
 def compiled(topology, run, *args):
@@ -331,6 +367,11 @@ def example(op, sizes):
     x = jax.ShapeDtypeStruct((B, T, H * K), bench_kernels.DTYPE.value)
     return x, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((TAPS, H * K), (H * K,)))
   return jax.eval_shape(lambda: bench_kernels.example(op, sizes))
+
+
+def _output(op, args):
+  """The argument of the output's shape."""
+  return args[0 if op == "short_conv" else 2]
 
 
 def call(op, who, sizes):
