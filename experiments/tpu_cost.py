@@ -12,16 +12,19 @@ in which the HBM moves the fewest bytes that the pass can do with; "ms" is the l
 of both at the chip's clock, and "ratio" that by the first row's, above 1 where it is
 slower than the first. What does not compile, and what is not simulated, says why.
 
-Every pass is compiled at its own size, which says whether it compiles. Simulated is it
-on one row, at most `HEADS` heads and `TOKENS` tokens, as a simulation is slow; cycles
-are scaled by rows x heads x tokens, which is by the number of a kernel's programs. A
-kernel must so do equal work for each. Cycles are added up over the program, those in a
-loop as often as it runs; copies that run beside the rest count nothing. The simulation
-aborts on some instructions. Without a kernel, the pass has no figure. An operation of
-XLA's then counts with the estimate by which XLA chose its tiles; "XLA's guess" is the
-sum of these estimates alone, of all but kernels, and at the size itself. It sees what
-the small size hides, which is what no longer fits in VMEM, but is crude: up to four
-times the simulation's.
+Every pass is compiled at its own size, which says whether it compiles. As simulating is
+slow, it is simulated on one row, at most `HEADS` heads and `TOKENS` tokens; cycles of
+XLA's operations are multiplied by how many times more rows x heads x tokens there are.
+Those of Mosaic kernels, which have a start, go on from half as many tokens in a
+straight line, which is by the number of their programs: each must do equal work. Cycles
+are added up over the program, those in a loop as often as it runs; copies that run
+beside the rest count nothing.
+
+The simulation aborts on some instructions. If on a kernel's, the pass has no figure. An
+operation of XLA's then counts with the estimate by which XLA chose its tiles. "XLA's
+guess" is the sum of these estimates alone, of all but kernels, at the size itself: it
+sees what the small size hides, that less fits in VMEM, but is up to four times too
+high.
 
 How far to trust them. The simulation was 0.96 to 1.04 of the time measured for products
 of matrices and flash attention on a v5e, 0.80 to 0.90 for delta-rule kernels on a v6e,
@@ -205,18 +208,26 @@ def cost(op, who, sizes, chip, which) -> dict:
   if "guess" not in whole:
     return dict(why=f"does not compile: {whole['why']}")
   B, T, H, K, V = sizes
-  few = (1, min(T, TOKENS), min(H, HEADS), K, V)
-  part = simulate(job | dict(sizes=few))
+  T_few, H_few = min(T, TOKENS), min(H, HEADS)
+  part = simulate(job | dict(sizes=(1, T_few, H_few, K, V)))
   found = dict(guess=whole["guess"])
   if "why" in part:
     found["why"] = part["why"]
-  if "cycles" in part:
-    found["cycles"] = part["cycles"] * B * T * H / (few[1] * few[2])
+  if "kernels" not in part:
+    return found
+  times = B * T * H / (T_few * H_few)
+  found["cycles"] = part["xla"] * times + part["kernels"]
+  if part["kernels"]:
+    half = simulate(job | dict(sizes=(1, T_few // 2, H_few, K, V)))
+    if "kernels" not in half:
+      return found | half
+    more = part["kernels"] - half["kernels"]  # Half as many tokens, without the start.
+    found["cycles"] += (times - 1) * 2 * more
   return found
 
 
 def simulate(job) -> dict:
-  """`cycles` of a pass, all simulated that can be, and `why` not all were."""
+  """Cycles of a pass's `kernels`, and of all else, `xla`, and `why` not all were."""
   skip = {}
   while True:
     with tempfile.TemporaryDirectory() as folder:
@@ -232,7 +243,7 @@ def simulate(job) -> dict:
     return dict(why=f"not simulated: {skip.get(lacking[0], lacking[0])}")
   kernels = sum(by_kernel[k] * times for k, times in part["kernels"].items())
   why = dict(why=f"not simulated: {len(skip)} of XLA's operations") if skip else {}
-  return dict(cycles=part["xla"] + kernels) | why
+  return dict(kernels=kernels, xla=part["xla"]) | why
 
 
 def _in_child(job, profile=None, skip=()) -> dict:
