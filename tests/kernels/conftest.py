@@ -4,6 +4,8 @@ import jax
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
+from jaxseq import parallel
+
 
 @pytest.fixture
 def lowered_for_hopper():
@@ -20,3 +22,23 @@ def lowered_for_hopper():
       return export(*args).mlir_module()
 
   return lowered
+
+
+@pytest.fixture
+def compiled_for_tpu():
+  """`compiled_for_tpu(topology, run, *args)`: for one device of it, without a TPU.
+
+  Of the arguments only shapes and dtypes matter. Skips where there is no libtpu.
+  """
+  pytest.importorskip("libtpu")
+  from jax.experimental import topologies
+
+  def compiled(topology, run, *args):
+    described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    mesh = parallel.make_mesh(parallel.MeshConfig(data=1), described.devices[:1])
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    on_it = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+    with jax.set_mesh(mesh):
+      return jax.jit(run).lower(*jax.tree.map(on_it, args)).compile()
+
+  return compiled

@@ -116,22 +116,13 @@ def test_it_lowers_for_a_hopper_gpu(lowered_for_hopper):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
-def test_it_compiles_for_a_tpu_forward_and_backward(topology):
-  pytest.importorskip("libtpu")
-  from jax.experimental import topologies
-
-  devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-  mesh = parallel.make_mesh(parallel.MeshConfig(data=1), devices[:1])
-  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+def test_it_compiles_for_a_tpu_forward_and_backward(compiled_for_tpu, topology):
   run = functools.partial(fused, activation="silu", backend="tpu")
   loss = lambda *args: jnp.sum(run(*args).astype(jnp.float32) ** 2)
-  args = [
-    jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
-    for s in shapes((2, 1024, 1024), (4, 1024), (1024,), (2, 1024))
-  ]
-  with jax.set_mesh(mesh):
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
-    assert "short_conv_forward" in step.lower(*args).compile().as_text()
+  step = jax.value_and_grad(loss, argnums=(0, 1, 2))
+  args = shapes((2, 1024, 1024), (4, 1024), (1024,), (2, 1024))
+  program = compiled_for_tpu(topology, step, *args).as_text()
+  assert "short_conv_forward" in program
 
 
 @needs_gpu
