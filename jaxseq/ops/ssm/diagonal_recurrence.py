@@ -13,11 +13,14 @@ A state may be a tensor of any shape *N, as the feature maps of ConvS5 are (Smit
 2023, arXiv:2310.19694).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jaxseq_kernels import diagonal_recurrence as kernel
 from jaxtyping import Array, Inexact, Int
 
-from jaxseq.ops import blocks, dispatch, fourier, segments
+from jaxseq.ops import blocks, dispatch, fourier, segments, sharded
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "diagonal_recurrence"]
@@ -192,7 +195,30 @@ def _on_cpu(a, x, state):
   return dispatch.platform() == "cpu"
 
 
+def _pallas(backend):
+  """The kernel, over one axis of channels."""
+
+  def arrays(a, x, state):
+    B, T, *N = x.shape
+    flat = lambda y, *axes: jnp.broadcast_to(y, (*axes, *N)).reshape(*axes, -1)
+    a = flat(a[0, 0]) if a.shape[:2] == (1, 1) else flat(a, B, T)
+    return a, flat(x, B, T), flat(state, B)
+
+  def run(a, x, state):
+    args = arrays(a, x, state)
+    axes = ("D" if args[0].ndim == 1 else "BTD", "BTD", "BD")
+    fused = functools.partial(kernel.fused, backend=backend)
+    h, last = sharded.over_batch_and_heads(fused, args, axes, ("BTD", "BD"))
+    return h.reshape(x.shape), last.reshape(state.shape)
+
+  def refusal(a, x, state):
+    return dispatch.no_kernels(backend) or kernel.refusal(a, x, state, backend=backend)
+
+  return Form(run, refusal)
+
+
 IMPLEMENTATIONS = {
+  "pallas_tpu": _pallas("tpu"),
   "chunked": Form(chunked, slow=_on_cpu),
   "associative": Form(associative, slow=_on_cpu),
   "recurrent": Form(recurrent),

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxseq_kernels import selective_scan as kernel
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxseq.ops import blocks, checks, dispatch, segments
+from jaxseq.ops import blocks, checks, dispatch, segments, sharded
 from jaxseq.ops.dispatch import Form
 
 __all__ = ["IMPLEMENTATIONS", "by_rule", "selective_scan"]
@@ -37,14 +38,27 @@ class Tokens(NamedTuple):
     dt: Steps.
     B: How inputs are written.
     C: How states are read.
-    starts: True where a document starts and the state is dropped.
+    starts: True where a document starts and the state is dropped; None for nowhere.
   """
 
   x: Float[Array, "B T D"]
   dt: Float[Array, "B T D"]
   B: Float[Array, "B T N"]
   C: Float[Array, "B T N"]
-  starts: Bool[Array, "B T"]
+  starts: Bool[Array, "B T"] | None
+
+
+class Fading(NamedTuple):
+  """The rule of this op, exp(dt_t A).
+
+  Attributes:
+    rates: A, transposed.
+  """
+
+  rates: Float[Array, "N D"]
+
+  def __call__(self, dt, B):
+    return jnp.exp(dt[..., None, :] * self.rates)
 
 
 def selective_scan(
@@ -82,10 +96,9 @@ def selective_scan(
     "selective_scan", x=(x, "B T D"), B=(B, "B T N"), A=(A, "D N"), D=(D, "D")
   )
   kind = jnp.promote_types(x.dtype, jnp.float32)
-  rates = A.T.astype(kind)
   y, state = by_rule(
     "selective_scan",
-    lambda dt, B: jnp.exp(dt[..., None, :] * rates),
+    Fading(A.T.astype(kind)),
     dict(x=x, dt=dt, B=B, C=C),
     initial_state,
     segment_ids,
@@ -129,7 +142,7 @@ def by_rule(
   kind = jnp.promote_types(arrays[0].dtype, jnp.float32)
   shape = tuple(sizes[letter] for letter in "BDN")
   state = jnp.zeros(shape, kind) if initial_state is None else initial_state
-  starts = jnp.zeros(arrays[0].shape[:2], bool)
+  starts = None
   if segment_ids is not None:
     starts = segments.parse(segment_ids).starts
     arrays = [segments.clear_padding(x, segment_ids) for x in arrays]
@@ -142,7 +155,9 @@ def by_rule(
 def update(factor, token, kind):
   """The map h -> a h + b of a token, or of many [..., N, D]."""
   x, dt, B = (y.astype(kind) for y in token[:3])
-  a = jnp.where(token.starts[..., None, None], 0, factor(dt, B))
+  a = factor(dt, B)
+  if token.starts is not None:
+    a = jnp.where(token.starts[..., None, None], 0, a)
   return a, B[..., None] * (dt * x)[..., None, :]
 
 
@@ -197,7 +212,30 @@ def chunked(factor, tokens, state):
   return blocks.join(y, T), state
 
 
+def _pallas(backend):
+  """The kernel, of the rule `Fading` alone."""
+
+  def arrays(factor, tokens, state):
+    x, dt, B, C, starts = tokens
+    return x, dt, factor.rates, B, C, state, starts
+
+  def run(factor, tokens, state):
+    axes = ("BTD", "BTD", "ND", "BTN", "BTN", "BND", "BT")
+    fused = functools.partial(kernel.fused, backend=backend)
+    args = arrays(factor, tokens, state)
+    return sharded.over_batch_and_heads(fused, args, axes, ("BTD", "BND"))
+
+  def refusal(factor, tokens, state):
+    if not isinstance(factor, Fading):
+      return "it is for factors exp(dt A) alone"
+    args = arrays(factor, tokens, state)
+    return dispatch.no_kernels(backend) or kernel.refusal(*args, backend=backend)
+
+  return Form(run, refusal)
+
+
 IMPLEMENTATIONS = {
+  "pallas_tpu": _pallas("tpu"),
   "chunked": Form(chunked),
   "associative": Form(associative),
   "recurrent": Form(recurrent),
