@@ -58,11 +58,14 @@ def by_token(update, q, k, v, gates, state, starts, valid, *, scale):
   return o.swapaxes(0, 1), S
 
 
-def refusal(q, k, v, scale) -> str | None:
+DTYPES = {"gpu": ("bfloat16",), "tpu": ("bfloat16", "float32")}
+
+
+def refusal(q, k, v, scale, backend) -> str | None:
   """Why no kernel takes these, or None."""
   for name, x in dict(q=q, k=k, v=v).items():
-    if x.dtype != jnp.bfloat16:
-      return f"it needs bfloat16, not {x.dtype} {name}"
+    if str(x.dtype) not in DTYPES[backend] or x.dtype != v.dtype:
+      return f"it needs {' or '.join(DTYPES[backend])}, not {x.dtype} {name}"
     if x.shape[-1] > WIDTH:
       return f"it needs heads of at most {WIDTH}, not {x.shape[-1]} of {name}"
   if isinstance(scale, jax.Array) or not scale > 0:

@@ -1,11 +1,12 @@
 """TPU scans over chunks, by Mosaic TPU, for any rule whose state is a matrix.
 
-A rule is a pure function of a chunk of C tokens of one head, with S the state before it,
+A rule is a pure function of a chunk of C tokens of one head,
 
     chunk(S, q, k, v, *gates, documents, dot) -> o, S'
 
-written for the matrix unit. `scan` makes of it a kernel, and of its derivative, by
-`jax.vjp` inside the kernel, another: so the gradient of a rule needs no code.
+S being the state before it, written for the matrix unit. `scan` makes of it a kernel,
+and of its derivative, by `jax.vjp` inside the kernel, another: so the gradient of a
+rule needs no code.
 
 Grid [B, H / heads, N], a program for a chunk of a few heads, whose work the compiler
 interleaves; chunks of a sequence follow each other, their state in VMEM. Forward each
@@ -32,6 +33,7 @@ __all__ = [
   "Documents",
   "Dot",
   "LEAST",
+  "LOWEST",
   "column",
   "diagonal",
   "exp",
@@ -48,15 +50,17 @@ __all__ = [
 
 LANES = 128  # K and V are multiples in VMEM.
 SMALLEST = 4  # Tokens: half of the blocks in which quotients of decays are taken.
+LOWEST = -104.0  # Of decays by token: e^-104 is nothing in float32.
 LEAST = -19.0  # Of decays by channel: e^(4 x 19) is in a float's range.
-HEADS = 4  # Of a program, if H allows.
+HEADS = 4  # Of a program, if H allows, and VMEM: K or V times as many is at most
+WIDTH = 512
 VMEM = 48 << 20  # Bytes a program may use, of 64 to 128 MiB.
 
 f32, bf16 = jnp.float32, jnp.bfloat16
 DIMENSIONS = {"nn": ((1,), (0,)), "nt": ((1,), (1,)), "tn": ((0,), (0,))}
 
 
-def fused(chunk, vectors, scalars, state, starts, valid, *, scale, size, interpret):
+def fused(chunk, vectors, scalars, packed, *, scale, size, interpret):
   """Outputs and the last state of a rule, differentiable in all but the documents.
 
   Args:
@@ -64,17 +68,17 @@ def fused(chunk, vectors, scalars, state, starts, valid, *, scale, size, interpr
     vectors: q, k, v and gates by channel, [B, T, H, K] (v: V), all of one dtype or
       gates in float32.
     scalars: Gates by token, [B, T, H].
-    state: [B, H, K, V] before the first token, or None for zeros.
-    starts: [B, T] bool, where the state is dropped first, or None for nowhere.
-    valid: [B, T] bool; other tokens read 0 and write nothing. None for all.
-    scale: Of the outputs.
+    packed: The state [B, H, K, V] before the first token, or None for zeros; starts
+      [B, T] bool, where it is dropped first, or None for nowhere; and valid [B, T]
+      bool, of which other tokens read 0 and write nothing, or None for all.
+    scale: Of the outputs, a number.
     size: C.
     interpret: As in `pallas_call`.
 
   Returns:
     o [B, T, H, V] in v's dtype and the last state, [B, H, K, V] in float32.
   """
-  q, k, v, *_ = vectors
+  (_, k, v, *_), (state, starts, valid) = vectors, packed
   B, T, H, K = k.shape
   V = v.shape[-1]
   N = -(-T // size)
@@ -85,9 +89,7 @@ def fused(chunk, vectors, scalars, state, starts, valid, *, scale, size, interpr
     pad(x, B, N * size, H, up(x.shape[-1], LANES)).reshape(B, N * size, -1)
     for x in vectors
   ]
-  rows = [
-    pad(x.astype(f32), B, N * size, H).reshape(B, N, size, H) for x in scalars
-  ]
+  rows = [pad(x.astype(f32), B, N * size, H).reshape(B, N, size, H) for x in scalars]
   rows = [x.transpose(0, 3, 1, 2)[:, :, :, None] for x in rows]  # [B, H, N, 1, C]
   numbers = None
   if starts is not None:
@@ -142,7 +144,8 @@ class Sizes(NamedTuple):
   @classmethod
   def of(cls, vectors, state, C):
     B, H, K, V = state.shape
-    heads = next(n for n in (HEADS, 2, 1) if H % n == 0)
+    fits = lambda n: H % n == 0 and n * max(K, V) <= WIDTH
+    heads = next(n for n in range(HEADS, 0, -1) if n == 1 or fits(n))
     return cls(B, H, vectors[0].shape[1] // C, C, K, V, heads)
 
   def specs(self, reverse=False):
@@ -182,7 +185,9 @@ def _rule(chunk, dot, documents):
 
   Each of its steps for all heads: what one waits for gives the others time.
   """
-  return jax.vmap(lambda S, xs, rows: chunk(S, *xs, *rows, documents, dot))
+  return jax.vmap(
+    lambda S, xs, rows: chunk(S, *xs, *rows, documents=documents, dot=dot)
+  )
 
 
 def _by_head(refs, heads):
@@ -224,7 +229,9 @@ def _forward(vectors, rows, state, numbers, chunk, size, scale, interpret, keep)
     if keep:
       before_ref[...] = S.astype(dtype)
     rule = _rule(chunk, dot, documents)
-    o, S_ref[...] = rule(S, _by_head(vector_refs, sizes.heads), [r[...] for r in row_refs])
+    o, S_ref[...] = rule(
+      S, _by_head(vector_refs, sizes.heads), [r[...] for r in row_refs]
+    )
     _put([o_ref], [scale * o])
 
     @pl.when(n == sizes.N - 1)

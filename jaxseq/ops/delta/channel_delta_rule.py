@@ -118,6 +118,7 @@ def affine(q, k, v, g, erase, *, mask, like):
 
 
 IMPLEMENTATIONS = {
+  "pallas_tpu": chunks.by_kernel(kernel, "BTHK", "BTH", backend="tpu"),
   "pallas_gpu": chunks.by_kernel(kernel, "BTHK", "BTH", backend="gpu"),
   "chunked": Form(chunked),
   "pallas_gpu_step": chunks.by_step("log_decay", "beta"),

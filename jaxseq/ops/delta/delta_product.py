@@ -118,7 +118,9 @@ def _virtual(form):
 
 
 IMPLEMENTATIONS = {
-  "pallas_gpu": _virtual(gated_delta_rule.IMPLEMENTATIONS["pallas_gpu"]),
-  "chunked": _virtual(gated_delta_rule.IMPLEMENTATIONS["chunked"]),
+  **{
+    name: _virtual(gated_delta_rule.IMPLEMENTATIONS[name])
+    for name in ("pallas_tpu", "pallas_gpu", "chunked")
+  },
   "recurrent": Form(recurrent),
 }

@@ -76,7 +76,7 @@ def _no_decay(inputs):
 IMPLEMENTATIONS = {
   **{
     name: chunks.with_gates(gated_delta_rule.IMPLEMENTATIONS[name], _no_decay)
-    for name in ("pallas_gpu", "chunked")
+    for name in ("pallas_tpu", "pallas_gpu", "chunked")
   },
   "pallas_gpu_step": chunks.by_step("beta"),
   "recurrent": Form(recurrent),

@@ -137,6 +137,7 @@ def _chunk(q, k, v, a, b, g, *, mask):
 
 
 IMPLEMENTATIONS = {
+  "pallas_tpu": chunks.by_kernel(kernel, "BTHK", "BTHK", "BTHK", backend="tpu"),
   "pallas_gpu": chunks.by_kernel(kernel, "BTHK", "BTHK", "BTHK", backend="gpu"),
   "chunked": Form(chunked),
   "pallas_gpu_step": chunks.by_step("a", "b", "log_decay"),

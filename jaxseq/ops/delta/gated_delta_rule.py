@@ -110,6 +110,7 @@ def chunk(q, k, v, g, beta, *, mask):
 
 
 IMPLEMENTATIONS = {
+  "pallas_tpu": chunks.by_kernel(kernel, "BTH", "BTH", backend="tpu"),
   "pallas_gpu": chunks.by_kernel(kernel, "BTH", "BTH", backend="gpu"),
   "chunked": Form(chunked),
   "pallas_gpu_step": chunks.by_step("log_decay", "beta"),

@@ -94,6 +94,7 @@ def chunk(q, k, v, g, *, mask):
 
 
 IMPLEMENTATIONS = {
+  "pallas_tpu": chunks.by_kernel(kernel, "BTHK", backend="tpu"),
   "pallas_gpu": chunks.by_kernel(kernel, "BTHK", backend="gpu"),
   "chunked": Form(chunked),
   "associative": Form(associative),

@@ -197,6 +197,7 @@ def _stabilizers(i, f, m, valid, starts):
 DECAY = scalar_decay.IMPLEMENTATIONS
 
 IMPLEMENTATIONS = {
+  "pallas_tpu": _apart(DECAY["pallas_tpu"], DECAY["pallas_tpu"]),
   "pallas_gpu": _apart(DECAY["pallas_gpu"], DECAY["pallas_gpu"]),
   "chunked": Form(_as_scalar_decay(scalar_decay.chunked)),
   "parallel": Form(_as_scalar_decay(scalar_decay.parallel)),

@@ -99,6 +99,7 @@ def _chunk(q, k, v, g, *, mask):
 
 
 IMPLEMENTATIONS = {
+  "pallas_tpu": chunks.by_kernel(kernel, "BTH", backend="tpu"),
   "pallas_gpu": chunks.by_kernel(kernel, "BTH", backend="gpu"),
   "chunked": Form(chunked),
   "parallel": Form(parallel),

@@ -104,6 +104,7 @@ def _chunk(r, k, v, g, *, mask):
 
 
 IMPLEMENTATIONS = {
+  "pallas_tpu": chunks.by_kernel(kernel, "BTHK", backend="tpu", others=("HK",)),
   "pallas_gpu": chunks.by_kernel(kernel, "BTHK", backend="gpu", others=("HK",)),
   "chunked": Form(chunked),
   "recurrent": Form(recurrent),

@@ -3,7 +3,8 @@
 Of a chunk of C tokens, G_i the sum of log decays from its start to i and with it, as in
 Kimi Linear (arXiv:2510.26692, sec. 3),
 
-    A_ij = sum_c q_ic k_jc exp(G_ic - G_jc), j <= i     M likewise, of beta k and k, j < i
+    A_ij = sum_c q_ic k_jc exp(G_ic - G_jc), j <= i
+    M_ij = beta_i sum_c k_ic k_jc exp(G_ic - G_jc), j < i
     U = (I + M)^-1 beta (v - (k exp(G)) S)
     o = (q exp(G)) S + A U
     S' = exp(G_C) S + (k exp(G_C - G))^T U
@@ -13,12 +14,12 @@ import jax.numpy as jnp
 
 from jaxseq_kernels import pallas_tpu_chunks as chunks
 
-__all__ = ["SIZE", "chunk"]
+__all__ = ["fused"]
 
 SIZE = 128  # C.
 
 
-def chunk(S, q, k, v, g, beta, documents, dot):
+def chunk(S, q, k, v, g, beta, *, documents, dot):
   """The rule, of one head."""
   g, beta = jnp.maximum(g, chunks.LEAST), chunks.column(beta)
   read = jnp.exp(chunks.since_start(g, dot)) * documents.read()
@@ -32,3 +33,16 @@ def chunk(S, q, k, v, g, beta, documents, dot):
   o = dot("nn", A, U) + dot("nn", q * read, S)
   keeps = jnp.exp(jnp.sum(g, axis=0, keepdims=True)) * documents.keeps()
   return o, chunks.column(keeps) * S + dot("tn", k * write, U)
+
+
+def fused(q, k, v, log_decay, beta, state, starts, valid, *, scale, interpret):
+  """See `dispatch.fused`."""
+  return chunks.fused(
+    chunk,
+    [q, k, v, log_decay],
+    [beta],
+    (state, starts, valid),
+    scale=scale,
+    size=SIZE,
+    interpret=interpret,
+  )

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from jaxseq_kernels import pallas_tpu_chunks as chunks
 
-__all__ = ["SIZE", "chunk"]
+__all__ = ["fused"]
 
 SIZE = 128  # C.
 
 
-def chunk(S, q, k, v, g, documents, dot):
+def chunk(S, q, k, v, g, *, documents, dot):
   """The rule, of one head."""
   g = jnp.maximum(g, chunks.LEAST)
   read = jnp.exp(chunks.since_start(g, dot)) * documents.read()
@@ -27,3 +27,16 @@ def chunk(S, q, k, v, g, documents, dot):
   o = dot("nn", A, v) + dot("nn", q * read, S)
   keeps = jnp.exp(jnp.sum(g, axis=0, keepdims=True)) * documents.keeps()
   return o, chunks.column(keeps) * S + dot("tn", k * write, v)
+
+
+def fused(q, k, v, log_decay, state, starts, valid, *, scale, interpret):
+  """See `dispatch.fused`."""
+  return chunks.fused(
+    chunk,
+    [q, k, v, log_decay],
+    [],
+    (state, starts, valid),
+    scale=scale,
+    size=SIZE,
+    interpret=interpret,
+  )

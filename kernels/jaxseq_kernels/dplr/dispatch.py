@@ -17,23 +17,29 @@ def fused(
   Differentiable.
 
   Args:
-    q: [B, T, H, K] bfloat16.
-    k: [B, T, H, K] bfloat16.
-    v: [B, T, H, V] bfloat16.
-    a: [B, T, H, K], rounded to bfloat16 as is b.
+    q: [B, T, H, K] bfloat16; on a TPU float32 as well, as are k and v.
+    k: [B, T, H, K].
+    v: [B, T, H, V].
+    a: [B, T, H, K], rounded to the dtype of v as is b.
     b: [B, T, H, K].
     log_decay: [B, T, H, K], not positive.
     state: [B, H, K, V] float32, before the first token, or None for zeros.
     starts: [B, T] bool, where the state is dropped first, or None for nowhere.
     valid: [B, T] bool; other tokens read 0 and write nothing. None for all.
     scale: Of the queries, positive.
-    backend: "gpu".
+    backend: "gpu" or "tpu".
     interpret: True, or the parameters of Pallas's interpreter for the backend.
 
   Returns:
-    o [B, T, H, V] in bfloat16 and the last state, [B, H, K, V] in float32.
+    o [B, T, H, V] in the dtype of v and the last state, [B, H, K, V] in float32.
   """
-  a, b = (x.astype(jnp.bfloat16) for x in (a, b))
+  a, b = (x.astype(v.dtype) for x in (a, b))
+  if backend == "tpu":
+    from jaxseq_kernels.dplr import pallas_tpu
+
+    packed = (state, starts, valid)
+    options = dict(scale=scale, interpret=interpret)
+    return pallas_tpu.fused(q, k, v, a, b, log_decay, *packed, **options)
   return by_chunk(
     q, k, v, b, a, log_decay, None, state, starts, valid, scale, interpret
   )
@@ -70,4 +76,4 @@ def refusal(
   q, k, v, a, b, log_decay, state, starts, valid, *, scale, backend
 ) -> str | None:
   """Why `fused` cannot take these arrays, or None."""
-  return matrix_states.refusal(q, k, v, scale)
+  return matrix_states.refusal(q, k, v, scale, backend)

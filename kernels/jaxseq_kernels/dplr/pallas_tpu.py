@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from jaxseq_kernels import pallas_tpu_chunks as chunks
 
-__all__ = ["SIZE", "chunk"]
+__all__ = ["fused"]
 
 SIZE = 128  # C.
 
 
-def chunk(S, q, k, v, a, b, g, documents, dot):
+def chunk(S, q, k, v, a, b, g, *, documents, dot):
   """The rule, of one head."""
   g = jnp.maximum(g, chunks.LEAST)
   b = b * jnp.exp(-g)  # It reads what its own decay has not yet taken from.
@@ -39,3 +39,16 @@ def chunk(S, q, k, v, a, b, g, documents, dot):
   keeps = jnp.exp(jnp.sum(g, axis=0, keepdims=True)) * documents.keeps()
   S = chunks.column(keeps) * S + dot("tn", a * write, Z)
   return o, S + dot("tn", k * write, v)
+
+
+def fused(q, k, v, a, b, log_decay, state, starts, valid, *, scale, interpret):
+  """See `dispatch.fused`."""
+  return chunks.fused(
+    chunk,
+    [q, k, v, a, b, log_decay],
+    [],
+    (state, starts, valid),
+    scale=scale,
+    size=SIZE,
+    interpret=interpret,
+  )

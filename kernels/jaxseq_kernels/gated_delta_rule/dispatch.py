@@ -19,21 +19,27 @@ def fused(
   Differentiable.
 
   Args:
-    q: [B, T, H, K] bfloat16.
-    k: [B, T, H, K] bfloat16.
-    v: [B, T, H, V] bfloat16.
+    q: [B, T, H, K] bfloat16; on a TPU float32 as well, as are k and v.
+    k: [B, T, H, K].
+    v: [B, T, H, V].
     log_decay: [B, T, H], or None for no decay.
     beta: [B, T, H].
     state: [B, H, K, V] float32, before the first token, or None for zeros.
     starts: [B, T] bool, where the state is dropped first, or None for nowhere.
     valid: [B, T] bool; other tokens read 0 and write nothing. None for all.
     scale: Of the queries, positive.
-    backend: "gpu".
+    backend: "gpu" or "tpu".
     interpret: True, or the parameters of Pallas's interpreter for the backend.
 
   Returns:
-    o [B, T, H, V] in bfloat16 and the last state, [B, H, K, V] in float32.
+    o [B, T, H, V] in the dtype of v and the last state, [B, H, K, V] in float32.
   """
+  if backend == "tpu":
+    from jaxseq_kernels.gated_delta_rule import pallas_tpu
+
+    packed = (state, starts, valid)
+    options = dict(scale=scale, interpret=interpret)
+    return pallas_tpu.fused(q, k, v, log_decay, beta, *packed, **options)
   B, T, H, K = q.shape
   V = v.shape[-1]
   N = -(-T // CHUNK)
@@ -59,4 +65,4 @@ def refusal(
   q, k, v, log_decay, beta, state, starts, valid, *, scale, backend
 ) -> str | None:
   """Why `fused` cannot take these arrays, or None."""
-  return matrix_states.refusal(q, k, v, scale)
+  return matrix_states.refusal(q, k, v, scale, backend)
