@@ -141,7 +141,7 @@ def _call(body, name, blocks, args, out, interpret):
     For each output, its parts.
   """
   n = blocks.parts
-  by_array = lambda refs: [tuple(refs[i : i + n]) for i in range(0, len(refs), n)]
+  by_array = lambda refs: tuple(tuple(refs[i : i + n]) for i in range(0, len(refs), n))
   results = pl.pallas_call(
     lambda *refs: body(blocks, *by_array(refs)),
     grid=blocks.grid,
