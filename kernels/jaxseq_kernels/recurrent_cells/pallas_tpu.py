@@ -1,0 +1,244 @@
+"""TPU kernels, forward and backward. Grid [H, B / BB, T / TB], time innermost.
+
+The weights of a head and its state stay in VMEM while all tokens pass, so that a token
+costs HBM nothing but its own gates and outputs. A step multiplies the [BB, K] states of
+a head by its [K, G K] weights.
+
+If it is to be differentiated, the forward kernel also writes the states that each token
+saw, float32. The backward kernel makes the gates of all tokens of a block again from
+them, by one product, and walks back: the gradient of a token's gates is that of the
+cell, differentiated as it stands, and goes to HBM; times the weights it is that of the
+state before. The weights' own gradient is the product of the gates' gradients and the
+states over all tokens, which is left to XLA.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxseq_kernels.recurrent_cells.cells import CELLS
+
+__all__ = ["CONTINUES", "LANES", "STARTS", "backward", "forward"]
+
+LANES = 128
+PADDING, CONTINUES, STARTS = 0.0, 1.0, 2.0  # What a token's mark says of it.
+
+
+def forward(x, weights, marks, first, *, cell, block, keep, interpret=False):
+  """h of all tokens and the last state.
+
+  Args:
+    x: [T, B, H G K], K a multiple of `LANES`.
+    weights: [H, K, N K], those of the first N gates; the product is in their dtype.
+    marks: [T, B, LANES] float32; or [TB, B, LANES] if those of each block are the same.
+    first: [S, B, H K] float32, the state before the first token.
+    cell: A key of `CELLS`.
+    block: TB and BB, which divide T and B.
+    keep: Whether to return the states as well that each token saw.
+    interpret: See `dispatch.fused`.
+
+  Returns:
+    h [T, B, H K] in the dtype of x, the last state [S, B, H K] and, if asked for, the
+    states [S, T, B, H K] in float32.
+  """
+  (T, B, _), (H, K, _), S = x.shape, weights.shape, first.shape[0]
+  TB, BB = block
+  spec = _Specs(block, marks, lambda n: n)
+  states = jax.ShapeDtypeStruct((S, T, B, H * K), jnp.float32)
+  return pl.pallas_call(
+    functools.partial(_forward, cell=cell),
+    grid=(H, B // BB, T // TB),
+    name=f"{cell}_forward",
+    in_specs=[
+      spec.tokens(x.shape[2] // H),
+      spec.weights(weights.shape),
+      spec.marks(),
+      spec.state(S, K),
+    ],
+    out_specs=[spec.tokens(K), spec.state(S, K), *[spec.states(S, K)] * keep],
+    out_shape=[
+      jax.ShapeDtypeStruct((T, B, H * K), x.dtype),
+      jax.ShapeDtypeStruct(first.shape, jnp.float32),
+      *[states] * keep,
+    ],
+    scratch_shapes=[pltpu.VMEM((S, BB, K), jnp.float32)],
+    compiler_params=_PARAMS,
+    interpret=interpret,
+  )(x, weights, marks, first)
+
+
+def backward(x, weights, marks, states, dh, dlast, *, cell, block, interpret=False):
+  """The gradients of the gates and of the first state.
+
+  Args:
+    x: As for `forward`.
+    weights: [H, N K, K], transposed.
+    marks: ...
+    states: As `forward` returns them.
+    dh: The gradient of h.
+    dlast: That of the last state.
+    cell: ...
+    block: ...
+    interpret: ...
+
+  Returns:
+    [T, B, H G K] in the dtype of x, and [S, B, H K] float32.
+  """
+  (T, B, _), (H, _, K), S = x.shape, weights.shape, dlast.shape[0]
+  TB, BB = block
+  G = x.shape[2] // (H * K)
+  spec = _Specs(block, marks, lambda n: T // TB - 1 - n)
+  return pl.pallas_call(
+    functools.partial(_backward, cell=cell),
+    grid=(H, B // BB, T // TB),
+    name=f"{cell}_backward",
+    in_specs=[
+      spec.tokens(G * K),
+      spec.weights(weights.shape),
+      spec.marks(),
+      spec.states(S, K),
+      spec.tokens(K),
+      spec.state(S, K),
+    ],
+    out_specs=[spec.tokens(G * K), spec.state(S, K)],
+    out_shape=[
+      jax.ShapeDtypeStruct(x.shape, x.dtype),
+      jax.ShapeDtypeStruct(dlast.shape, jnp.float32),
+    ],
+    scratch_shapes=[
+      pltpu.VMEM((S, BB, K), jnp.float32),
+      pltpu.VMEM((TB, BB, G * K), jnp.float32),
+    ],
+    compiler_params=_PARAMS,
+    interpret=interpret,
+  )(x, weights, marks, states, dh, dlast)
+
+
+_PARAMS = pltpu.CompilerParams(
+  dimension_semantics=("parallel", "parallel", "arbitrary")
+)
+
+
+class _Specs:
+  """The blocks of a program; `place` is that of its tokens in the order of the grid."""
+
+  def __init__(self, block, marks, place):
+    self.block, self.place = block, place
+    self.same_marks = marks.shape[0] == block[0]
+
+  def tokens(self, width):
+    return pl.BlockSpec((*self.block, width), lambda h, b, n: (self.place(n), b, h))
+
+  def states(self, S, K):
+    return pl.BlockSpec((S, *self.block, K), lambda h, b, n: (0, self.place(n), b, h))
+
+  def state(self, S, K):
+    return pl.BlockSpec((S, self.block[1], K), lambda h, b, n: (0, b, h))
+
+  def marks(self):
+    first = (lambda n: 0) if self.same_marks else self.place
+    return pl.BlockSpec((*self.block, LANES), lambda h, b, n: (first(n), b, 0))
+
+  def weights(self, shape):
+    # Those of the next head are needed so seldom that they may be waited for.
+    return pl.BlockSpec(
+      (None, *shape[1:]), lambda h, b, n: (h, 0, 0), pipeline_mode=pl.Buffered(1)
+    )
+
+
+def _forward(x_ref, weights_ref, marks_ref, first_ref, h_ref, last_ref, *rest, cell):
+  *kept, state_ref = rest
+  S, _, K = state_ref.shape
+
+  @pl.when(pl.program_id(2) == 0)
+  def _():
+    state_ref[...] = first_ref[...]
+
+  weights = weights_ref[...]
+
+  def token(t, state):
+    mark = _wide(marks_ref[t], K)
+    state = [jnp.where(mark == STARTS, 0.0, s) for s in state]
+    for ref in kept:
+      for s in range(S):
+        ref[s, t] = state[s]
+    gates = _split(x_ref[t].astype(jnp.float32), K)
+    seen = _split(_product(state[0], weights), K)
+    gates = [a + b for a, b in zip(gates, seen)] + gates[len(seen) :]
+    state, h = _advance(cell, mark, state, gates)
+    h_ref[t] = h.astype(h_ref.dtype)
+    return state
+
+  state = [state_ref[s] for s in range(S)]
+  state = jax.lax.fori_loop(0, x_ref.shape[0], token, state)
+  for s in range(S):
+    state_ref[s] = state[s]
+  last_ref[...] = state_ref[...]
+
+
+def _backward(
+  x_ref, weights_ref, marks_ref, states_ref, dh_ref, dlast_ref, dx_ref, dfirst_ref,
+  dstate_ref, gates_ref, *, cell
+):  # fmt: skip
+  TB, BB, _ = x_ref.shape
+  S, _, K = dstate_ref.shape
+
+  @pl.when(pl.program_id(2) == 0)
+  def _():
+    dstate_ref[...] = dlast_ref[...]
+
+  weights = weights_ref[...]
+  seen = weights.shape[0]
+  h = states_ref[0].reshape(TB * BB, K)
+  gates_ref[...] = x_ref[...].astype(jnp.float32)
+  gates_ref[:, :, :seen] += _product(h, weights, 1).reshape(TB, BB, seen)
+
+  def token(n, dstate):
+    t = TB - 1 - n
+    mark = _wide(marks_ref[t], K)
+    state, gates = [states_ref[s, t] for s in range(S)], _split(gates_ref[t], K)
+    _, transpose = jax.vjp(functools.partial(_advance, cell, mark), state, gates)
+    dstate, dgates = transpose((dstate, dh_ref[t].astype(jnp.float32)))
+    dgates = jnp.concatenate(dgates, axis=1)
+    dx_ref[t] = dgates.astype(dx_ref.dtype)
+    dstate[0] += _product(dgates[:, :seen], weights)
+    return [jnp.where(mark == STARTS, 0.0, d) for d in dstate]
+
+  dstate = [dstate_ref[s] for s in range(S)]
+  dstate = jax.lax.fori_loop(0, TB, token, dstate)
+  for s in range(S):
+    dstate_ref[s] = dstate[s]
+  dfirst_ref[...] = dstate_ref[...]
+
+
+def _advance(cell, mark, state, gates):
+  """The state after a token and its h, where the state before is that it sees."""
+  state_after = CELLS[cell](tuple(state), tuple(gates))
+  there = mark > PADDING
+  h = jnp.where(there, state_after[0], 0.0)
+  return [jnp.where(there, s, old) for s, old in zip(state_after, state)], h
+
+
+def _product(x, weights, axis=0):
+  """x times weights over this axis of theirs, in their dtype; float32 sums."""
+  exact = weights.dtype == jnp.float32
+  return jax.lax.dot_general(
+    x.astype(weights.dtype),
+    weights,
+    (((1,), (axis,)), ((), ())),
+    precision=jax.lax.Precision.HIGHEST if exact else None,
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _split(x, width):
+  """Columns, so many at a time."""
+  return [x[:, n : n + width] for n in range(0, x.shape[1], width)]
+
+
+def _wide(mark, width):
+  """[BB, LANES], the same in all columns, as [BB, width]."""
+  return jnp.concatenate([mark] * (width // LANES), axis=1)
