@@ -8,8 +8,11 @@ from jaxseq_kernels.recurrent_cells import vjp
 __all__ = ["fused", "refusal"]
 
 LANES = 128
-ROWS = 256  # Tokens times batch of a block, at K = 256 and 4 gates: 
-WEIGHTS = 8 << 20  # Bytes of a head's weights, half of what a kernel may hold in VMEM.
+HEADS = 4  # Of a program at most: while one waits for its product, another computes.
+ROWS = 64  # Of the batch, of all heads of a program: more fill the matrix unit alone.
+TOKENS = 16  # Of a block at most.
+VMEM = 13 << 20  # Bytes of a kernel's weights and blocks, of the 16 MiB that it gets.
+WEIGHTS = 8 << 20  # Bytes of a head's weights; the rest is for a block's tokens.
 
 
 def fused(gates, weights, starts, valid, *state, cell, backend, interpret=False):
@@ -31,49 +34,63 @@ def fused(gates, weights, starts, valid, *state, cell, backend, interpret=False)
     last state.
   """
   B, T, H, G, K = gates.shape
-  block = TB, BB = _block(gates, weights, len(state))
-  sizes = up(B, BB), up(T, TB), H, G, up(K, LANES)
-  x = pad(gates, *sizes).swapaxes(0, 1).reshape(sizes[1], sizes[0], -1)
-  N = weights.shape[1]
-  weights = pad(weights, H, N, sizes[4], sizes[4]).reshape(H, -1, sizes[4])
-  first = jnp.stack([pad(s, sizes[0], H, sizes[4]) for s in state])
-  first = first.reshape(len(state), sizes[0], -1)
+  block = TB, BB, _ = _block(gates, weights, len(state))
+  rows, tokens, lanes = up(B, BB), up(T, TB), up(K, LANES)
+  x = pad(gates, rows, tokens, H, G, lanes).swapaxes(0, 1).reshape(tokens, rows, -1)
+  weights = pad(weights, H, weights.shape[1], lanes, lanes).reshape(H, -1, lanes)
+  first = jnp.stack([pad(s, rows, H, lanes) for s in state])
+  first = first.reshape(len(state), rows, -1)
   marks = _marks(starts, valid, B, T, block)
   h, last = vjp.run(x, weights, marks, first, cell, block, interpret)
-  h = h.reshape(sizes[1], sizes[0], H, -1).swapaxes(0, 1)
-  last = last.reshape(len(state), sizes[0], H, -1)
+  h = h.reshape(tokens, rows, H, lanes).swapaxes(0, 1)
+  last = last.reshape(len(state), rows, H, lanes)
   return h[:B, :T, :, :K], *last[:, :B, :, :K]
 
 
-def refusal(gates, weights, starts, valid, *state, cell, backend) -> str | None:
+def refusal(gates, weights, *, backend) -> str | None:
   """Why `fused` cannot take these arrays, or None."""
   for name, x in dict(gates=gates, weights=weights).items():
     if x.dtype not in (jnp.float32, jnp.bfloat16):
       return f"it needs float32 or bfloat16, not {x.dtype} {name}"
-  size = up(weights.shape[-1], LANES) ** 2 * weights.shape[1] * weights.dtype.itemsize
+  size = _weights_size(weights)
   if size > WEIGHTS:
     return (
-      f"it needs the weights of a head in VMEM, at most {WEIGHTS >> 20} MiB, and these "
+      f"it holds the weights of a head in VMEM, at most {WEIGHTS >> 20} MiB, and these "
       f"are {size / 2**20:.1f} MiB"
     )
   return None
 
 
+def _weights_size(weights):
+  """Bytes of those of one head, padded."""
+  _, N, K, _ = weights.shape
+  return N * up(K, LANES) ** 2 * weights.dtype.itemsize
+
+
 def _block(gates, weights, S):
-  """Tokens and rows of the batch of a block."""
-  B, T, _, G, K = gates.shape
-  rows = 8 * 4 // gates.dtype.itemsize  # A tile.
-  BB = min(up(B, rows), 128)
-  TB = max(1, min(16, 256 * 256 // (BB * up(K, LANES)), T))
-  return TB, BB
+  """Tokens, rows of the batch and heads of a block."""
+  B, _, H, G, K = gates.shape
+  kind, size = gates.dtype.itemsize, _weights_size(weights)
+  tile = 32 // kind
+  BB = min(up(B, tile), ROWS)
+  fits = lambda n: H % n == 0 and n * BB <= ROWS and 2 * n * size <= WEIGHTS
+  HB = next(filter(fits, (HEADS, HEADS // 2)), 1)
+  # Backward, a token's row has its gates and their gradients, its states and the
+  # gradient of h, twice buffered, and its gates once more in float32.
+  row = HB * up(K, LANES) * (2 * (2 * G * kind + 4 * S + kind) + 4 * G) + 8 * LANES
+  rows = (VMEM - HB * size) // row
+  BB = min(BB, rows // tile * tile)
+  TB = min(TOKENS, rows // BB)
+  return 1 << (TB.bit_length() - 1), BB, HB
 
 
 def _marks(starts, valid, B, T, block):
-  TB, BB = block
-  kind = jnp.float32
-  if starts is None and T % TB == 0:
-    return jnp.ones((TB, up(B, BB), LANES), kind)
+  """What the kernels are told of each token; see `pallas_tpu`."""
+  TB, BB, _ = block
+  if starts is None and valid is None and T % TB == 0:
+    return jnp.ones((TB, up(B, BB), LANES), jnp.float32)
   starts = jnp.zeros((B, T), bool) if starts is None else starts
   valid = jnp.ones((B, T), bool) if valid is None else valid
-  marks = pad(valid.astype(kind) + (starts & valid), up(B, BB), up(T, TB)).T
+  marks = valid.astype(jnp.float32) + (starts & valid)
+  marks = pad(marks, up(B, BB), up(T, TB)).T
   return jnp.broadcast_to(marks[..., None], (*marks.shape, LANES))

@@ -13,6 +13,7 @@ states over all tokens, which is left to XLA.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from jaxseq_kernels.recurrent_cells.cells import CELLS
 __all__ = ["CONTINUES", "LANES", "STARTS", "backward", "forward"]
 
 LANES = 128
+UNROLL = 4  # Tokens of a turn: the products of one begin while another's cells end.
 PADDING, CONTINUES, STARTS = 0.0, 1.0, 2.0  # What a token's mark says of it.
 
 
@@ -36,7 +38,7 @@ def forward(x, weights, marks, first, *, cell, block, keep, interpret=False):
     marks: [T, B, LANES] float32; or [TB, B, LANES] if those of each block are the same.
     first: [S, B, H K] float32, the state before the first token.
     cell: A key of `CELLS`.
-    block: TB and BB, which divide T and B.
+    block: TB, BB and HB, which divide T, B and H.
     keep: Whether to return the states as well that each token saw.
     interpret: See `dispatch.fused`.
 
@@ -45,12 +47,12 @@ def forward(x, weights, marks, first, *, cell, block, keep, interpret=False):
     states [S, T, B, H K] in float32.
   """
   (T, B, _), (H, K, _), S = x.shape, weights.shape, first.shape[0]
-  TB, BB = block
+  TB, BB, HB = block
   spec = _Specs(block, marks, lambda n: n)
   states = jax.ShapeDtypeStruct((S, T, B, H * K), jnp.float32)
   return pl.pallas_call(
     functools.partial(_forward, cell=cell),
-    grid=(H, B // BB, T // TB),
+    grid=(H // HB, B // BB, T // TB),
     name=f"{cell}_forward",
     in_specs=[
       spec.tokens(x.shape[2] // H),
@@ -58,13 +60,13 @@ def forward(x, weights, marks, first, *, cell, block, keep, interpret=False):
       spec.marks(),
       spec.state(S, K),
     ],
-    out_specs=[spec.tokens(K), spec.state(S, K), *[spec.states(S, K)] * keep],
+    out_specs=[spec.tokens(K), spec.state(S, K), *[spec.tokens(K, S)] * keep],
     out_shape=[
       jax.ShapeDtypeStruct((T, B, H * K), x.dtype),
       jax.ShapeDtypeStruct(first.shape, jnp.float32),
       *[states] * keep,
     ],
-    scratch_shapes=[pltpu.VMEM((S, BB, K), jnp.float32)],
+    scratch_shapes=[pltpu.VMEM((S, BB, HB * K), jnp.float32)],
     compiler_params=_PARAMS,
     interpret=interpret,
   )(x, weights, marks, first)
@@ -88,18 +90,18 @@ def backward(x, weights, marks, states, dh, dlast, *, cell, block, interpret=Fal
     [T, B, H G K] in the dtype of x, and [S, B, H K] float32.
   """
   (T, B, _), (H, _, K), S = x.shape, weights.shape, dlast.shape[0]
-  TB, BB = block
+  TB, BB, HB = block
   G = x.shape[2] // (H * K)
   spec = _Specs(block, marks, lambda n: T // TB - 1 - n)
   return pl.pallas_call(
     functools.partial(_backward, cell=cell),
-    grid=(H, B // BB, T // TB),
+    grid=(H // HB, B // BB, T // TB),
     name=f"{cell}_backward",
     in_specs=[
       spec.tokens(G * K),
       spec.weights(weights.shape),
       spec.marks(),
-      spec.states(S, K),
+      spec.tokens(K, S),
       spec.tokens(K),
       spec.state(S, K),
     ],
@@ -109,8 +111,8 @@ def backward(x, weights, marks, states, dh, dlast, *, cell, block, interpret=Fal
       jax.ShapeDtypeStruct(dlast.shape, jnp.float32),
     ],
     scratch_shapes=[
-      pltpu.VMEM((S, BB, K), jnp.float32),
-      pltpu.VMEM((TB, BB, G * K), jnp.float32),
+      pltpu.VMEM((S, BB, HB * K), jnp.float32),
+      pltpu.VMEM((TB, BB, HB * G * K), jnp.float32),
     ],
     compiler_params=_PARAMS,
     interpret=interpret,
@@ -126,56 +128,56 @@ class _Specs:
   """The blocks of a program; `place` is that of its tokens in the order of the grid."""
 
   def __init__(self, block, marks, place):
-    self.block, self.place = block, place
-    self.same_marks = marks.shape[0] == block[0]
+    self.time, self.rows, self.heads = block
+    self.place = place if marks.shape[0] > self.time else lambda n: 0
+    self.tokens_of = place
 
-  def tokens(self, width):
-    return pl.BlockSpec((*self.block, width), lambda h, b, n: (self.place(n), b, h))
-
-  def states(self, S, K):
-    return pl.BlockSpec((S, *self.block, K), lambda h, b, n: (0, self.place(n), b, h))
+  def tokens(self, width, *axes):
+    zeros = (0,) * len(axes)
+    return pl.BlockSpec(
+      (*axes, self.time, self.rows, self.heads * width),
+      lambda h, b, n: (*zeros, self.tokens_of(n), b, h),
+    )
 
   def state(self, S, K):
-    return pl.BlockSpec((S, self.block[1], K), lambda h, b, n: (0, b, h))
+    return pl.BlockSpec((S, self.rows, self.heads * K), lambda h, b, n: (0, b, h))
 
   def marks(self):
-    first = (lambda n: 0) if self.same_marks else self.place
-    return pl.BlockSpec((*self.block, LANES), lambda h, b, n: (first(n), b, 0))
+    shape = (self.time, self.rows, LANES)
+    return pl.BlockSpec(shape, lambda h, b, n: (self.place(n), b, 0))
 
   def weights(self, shape):
-    # Those of the next head are needed so seldom that they may be waited for.
+    # Those of the next heads are needed so seldom that they may be waited for.
     return pl.BlockSpec(
-      (None, *shape[1:]), lambda h, b, n: (h, 0, 0), pipeline_mode=pl.Buffered(1)
+      (self.heads, *shape[1:]), lambda h, b, n: (h, 0, 0), pipeline_mode=pl.Buffered(1)
     )
 
 
 def _forward(x_ref, weights_ref, marks_ref, first_ref, h_ref, last_ref, *rest, cell):
   *kept, state_ref = rest
-  S, _, K = state_ref.shape
+  HB, K, _ = weights_ref.shape
+  S = state_ref.shape[0]
 
   @pl.when(pl.program_id(2) == 0)
   def _():
     state_ref[...] = first_ref[...]
 
-  weights = weights_ref[...]
-
-  def token(t, state):
+  def step(t, j, state):
+    of_head = pl.ds(j * K, K)
     mark = _wide(marks_ref[t], K)
     state = [jnp.where(mark == STARTS, 0.0, s) for s in state]
     for ref in kept:
       for s in range(S):
-        ref[s, t] = state[s]
-    gates = _split(x_ref[t].astype(jnp.float32), K)
-    seen = _split(_product(state[0], weights), K)
+        ref[s, t, :, of_head] = state[s]
+    G = x_ref.shape[2] // (HB * K)
+    gates = _split(x_ref[t, :, pl.ds(j * G * K, G * K)].astype(jnp.float32), K)
+    seen = _split(_product(state[0], weights_ref[j]), K)
     gates = [a + b for a, b in zip(gates, seen)] + gates[len(seen) :]
     state, h = _advance(cell, mark, state, gates)
-    h_ref[t] = h.astype(h_ref.dtype)
+    h_ref[t, :, of_head] = h.astype(h_ref.dtype)
     return state
 
-  state = [state_ref[s] for s in range(S)]
-  state = jax.lax.fori_loop(0, x_ref.shape[0], token, state)
-  for s in range(S):
-    state_ref[s] = state[s]
+  _over_time(step, x_ref.shape[0], state_ref, K, reverse=False)
   last_ref[...] = state_ref[...]
 
 
@@ -184,34 +186,58 @@ def _backward(
   dstate_ref, gates_ref, *, cell
 ):  # fmt: skip
   TB, BB, _ = x_ref.shape
-  S, _, K = dstate_ref.shape
+  HB, seen, K = weights_ref.shape
+  S = dstate_ref.shape[0]
+  width = x_ref.shape[2] // HB
 
   @pl.when(pl.program_id(2) == 0)
   def _():
     dstate_ref[...] = dlast_ref[...]
 
-  weights = weights_ref[...]
-  seen = weights.shape[0]
-  h = states_ref[0].reshape(TB * BB, K)
   gates_ref[...] = x_ref[...].astype(jnp.float32)
-  gates_ref[:, :, :seen] += _product(h, weights, 1).reshape(TB, BB, seen)
+  for j in range(HB):
+    h = states_ref[0, :, :, pl.ds(j * K, K)].reshape(TB * BB, K)
+    gates_ref[:, :, pl.ds(j * width, seen)] += _product(h, weights_ref[j], 1).reshape(
+      TB, BB, seen
+    )
 
-  def token(n, dstate):
-    t = TB - 1 - n
+  def step(t, j, dstate):
+    of_head, its_gates = pl.ds(j * K, K), pl.ds(j * width, width)
     mark = _wide(marks_ref[t], K)
-    state, gates = [states_ref[s, t] for s in range(S)], _split(gates_ref[t], K)
+    state = [states_ref[s, t, :, of_head] for s in range(S)]
+    gates = _split(gates_ref[t, :, its_gates], K)
     _, transpose = jax.vjp(functools.partial(_advance, cell, mark), state, gates)
-    dstate, dgates = transpose((dstate, dh_ref[t].astype(jnp.float32)))
+    dstate, dgates = transpose((dstate, dh_ref[t, :, of_head].astype(jnp.float32)))
     dgates = jnp.concatenate(dgates, axis=1)
-    dx_ref[t] = dgates.astype(dx_ref.dtype)
-    dstate[0] += _product(dgates[:, :seen], weights)
+    dx_ref[t, :, its_gates] = dgates.astype(dx_ref.dtype)
+    dstate[0] += _product(dgates[:, :seen], weights_ref[j])
     return [jnp.where(mark == STARTS, 0.0, d) for d in dstate]
 
-  dstate = [dstate_ref[s] for s in range(S)]
-  dstate = jax.lax.fori_loop(0, TB, token, dstate)
-  for s in range(S):
-    dstate_ref[s] = dstate[s]
+  _over_time(step, TB, dstate_ref, K, reverse=True)
   dfirst_ref[...] = dstate_ref[...]
+
+
+def _over_time(step, tokens, state_ref, K, reverse):
+  """Runs step(t, j, state) -> state over the tokens of a block, for all heads j.
+
+  A step waits for its product and its cell; those of the other heads fill the time.
+  """
+  S, _, width = state_ref.shape
+  heads = [pl.ds(j * K, K) for j in range(width // K)]
+
+  U = math.gcd(tokens, UNROLL)
+
+  def some(n, states):
+    for i in range(U):
+      t = tokens - 1 - U * n - i if reverse else U * n + i
+      states = [step(t, j, state) for j, state in enumerate(states)]
+    return states
+
+  states = [[state_ref[s, :, head] for s in range(S)] for head in heads]
+  states = jax.lax.fori_loop(0, tokens // U, some, states)
+  for head, state in zip(heads, states):
+    for s in range(S):
+      state_ref[s, :, head] = state[s]
 
 
 def _advance(cell, mark, state, gates):

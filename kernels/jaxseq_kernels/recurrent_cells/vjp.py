@@ -43,9 +43,7 @@ def _run(x, weights, marks, first, cell, block, interpret, keep):
 
 
 def _forward(x, weights, marks, first, cell, block, interpret):
-  h, last, states = _run(
-    x, weights, marks, first, cell, block, interpret, keep=True
-  )
+  h, last, states = _run(x, weights, marks, first, cell, block, interpret, keep=True)
   return (h, last), (x, weights, marks, states)
 
 
@@ -55,16 +53,23 @@ def _backward(cell, block, interpret, kept, gradients):
   x, weights, marks, states = kept
   options = dict(cell=cell, block=block, interpret=interpret)
   dx, dfirst = pallas_tpu.backward(x, weights, marks, states, *gradients, **options)
-  (T, B, _), (H, seen, K) = x.shape, weights.shape
-  dgates = dx.reshape(T, B, H, -1)[..., :seen].astype(weights.dtype)
-  h = states[0].reshape(T, B, H, K).astype(weights.dtype)
-  dweights = jnp.einsum(
-    "tbhj,tbhk->hjk",
-    dgates,
-    h,
-    precision="highest",
-    preferred_element_type=jnp.float32,
-  )
+  H, seen, _ = weights.shape
+  rows = lambda x: x.reshape(-1, x.shape[-1])
+  # Columns of each head as they stand: another axis would lay the arrays out anew.
+  of_head = lambda x, j: x[:, j * (x.shape[1] // H) :]
+
+  def product(j):
+    dgates = of_head(rows(dx), j)[:, :seen]
+    h = of_head(rows(states[0]), j)[:, : weights.shape[2]]
+    return jnp.einsum(
+      "nj,nk->jk",
+      dgates.astype(weights.dtype),
+      h.astype(weights.dtype),
+      precision="highest",
+      preferred_element_type=jnp.float32,
+    )
+
+  dweights = jnp.stack([product(j) for j in range(H)])
   return dx, dweights.astype(weights.dtype), None, dfirst
 
 
