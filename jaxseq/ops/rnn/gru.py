@@ -87,7 +87,10 @@ def recurrent(gates, weights, bias, reset, h, segment_ids):
 
 
 def pallas_tpu(gates, weights, bias, reset, h, segment_ids):
-  """The kernel. R_n h + c is a gate of its own, and what the inputs give of it is c."""
+  """The kernel. R_n h + c is a gate of its own, to which c stands for the inputs.
+
+  So c is rounded to the dtype of the gates.
+  """
   product = jnp.broadcast_to(bias[None, None, :, None], gates[:, :, :, :1].shape)
   gates = jnp.concatenate(
     [gates[:, :, :, :2], product.astype(gates.dtype), gates[:, :, :, 2:]], axis=3

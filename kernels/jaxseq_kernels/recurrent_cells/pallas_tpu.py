@@ -1,8 +1,11 @@
-"""TPU kernels, forward and backward. Grid [H, B / BB, T / TB], time innermost.
+"""TPU kernels, forward and backward. Grid [H / HB, B / BB, T / TB], time innermost.
 
-The weights of a head and its state stay in VMEM while all tokens pass, so that a token
-costs HBM nothing but its own gates and outputs. A step multiplies the [BB, K] states of
-a head by its [K, G K] weights.
+    state_t = cell(state_{t-1}, x_t + (R h_{t-1}, 0))
+
+as in FlashRNN (Poeppel et al. 2024, arXiv:2412.07752): the weights of HB heads and
+their states stay in VMEM while all tokens pass, so that a token costs HBM nothing but
+its own gates and outputs. A step multiplies the [BB, K] states of a head by its
+[K, N K] weights; while it waits for the product, the other heads compute.
 
 If it is to be differentiated, the forward kernel also writes the states that each token
 saw, float32. The backward kernel makes the gates of all tokens of a block again from
@@ -10,6 +13,9 @@ them, by one product, and walks back: the gradient of a token's gates is that of
 cell, differentiated as it stands, and goes to HBM; times the weights it is that of the
 state before. The weights' own gradient is the product of the gates' gradients and the
 states over all tokens, which is left to XLA.
+
+HBM sees of a token and channel of a head its G gates and h; with gradients moreover 4 S
+bytes of states, written and read, and G gates and their gradients and h's once more.
 """
 
 import functools
@@ -22,20 +28,24 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxseq_kernels.recurrent_cells.cells import CELLS
 
-__all__ = ["CONTINUES", "LANES", "STARTS", "backward", "forward"]
+__all__ = ["backward", "forward"]
 
-LANES = 128
 UNROLL = 4  # Tokens of a turn: the products of one begin while another's cells end.
-PADDING, CONTINUES, STARTS = 0.0, 1.0, 2.0  # What a token's mark says of it.
+PADDING, STARTS = 0.0, 2.0  # Marks of tokens; those of all others are 1.
+
+_PARAMS = pltpu.CompilerParams(
+  dimension_semantics=("parallel", "parallel", "arbitrary")
+)
 
 
 def forward(x, weights, marks, first, *, cell, block, keep, interpret=False):
   """h of all tokens and the last state.
 
   Args:
-    x: [T, B, H G K], K a multiple of `LANES`.
+    x: [T, B, H G K], K a multiple of 128.
     weights: [H, K, N K], those of the first N gates; the product is in their dtype.
-    marks: [T, B, LANES] float32; or [TB, B, LANES] if those of each block are the same.
+    marks: [T, B, 128] float32, 0 at padding, 2 where the state is dropped first, else
+      1; or [TB, B, 128] if those of each block are the same.
     first: [S, B, H K] float32, the state before the first token.
     cell: A key of `CELLS`.
     block: TB, BB and HB, which divide T, B and H.
@@ -43,13 +53,13 @@ def forward(x, weights, marks, first, *, cell, block, keep, interpret=False):
     interpret: See `dispatch.fused`.
 
   Returns:
-    h [T, B, H K] in the dtype of x, the last state [S, B, H K] and, if asked for, the
-    states [S, T, B, H K] in float32.
+    h [T, B, H K] in the dtype of x, the last state [S, B, H K] and, if asked for, the S
+    arrays [T, B, H K] of the states in float32.
   """
   (T, B, _), (H, K, _), S = x.shape, weights.shape, first.shape[0]
   TB, BB, HB = block
   spec = _Specs(block, marks, lambda n: n)
-  states = jax.ShapeDtypeStruct((S, T, B, H * K), jnp.float32)
+  states = jax.ShapeDtypeStruct((T, B, H * K), jnp.float32)
   return pl.pallas_call(
     functools.partial(_forward, cell=cell),
     grid=(H // HB, B // BB, T // TB),
@@ -60,11 +70,11 @@ def forward(x, weights, marks, first, *, cell, block, keep, interpret=False):
       spec.marks(),
       spec.state(S, K),
     ],
-    out_specs=[spec.tokens(K), spec.state(S, K), *[spec.tokens(K, S)] * keep],
+    out_specs=[spec.tokens(K), spec.state(S, K), *[spec.tokens(K)] * S * keep],
     out_shape=[
       jax.ShapeDtypeStruct((T, B, H * K), x.dtype),
       jax.ShapeDtypeStruct(first.shape, jnp.float32),
-      *[states] * keep,
+      *[states] * S * keep,
     ],
     scratch_shapes=[pltpu.VMEM((S, BB, HB * K), jnp.float32)],
     compiler_params=_PARAMS,
@@ -79,7 +89,7 @@ def backward(x, weights, marks, states, dh, dlast, *, cell, block, interpret=Fal
     x: As for `forward`.
     weights: [H, N K, K], transposed.
     marks: ...
-    states: As `forward` returns them.
+    states: S arrays, as `forward` returns them.
     dh: The gradient of h.
     dlast: That of the last state.
     cell: ...
@@ -101,9 +111,9 @@ def backward(x, weights, marks, states, dh, dlast, *, cell, block, interpret=Fal
       spec.tokens(G * K),
       spec.weights(weights.shape),
       spec.marks(),
-      spec.tokens(K, S),
       spec.tokens(K),
       spec.state(S, K),
+      *[spec.tokens(K)] * S,
     ],
     out_specs=[spec.tokens(G * K), spec.state(S, K)],
     out_shape=[
@@ -116,12 +126,7 @@ def backward(x, weights, marks, states, dh, dlast, *, cell, block, interpret=Fal
     ],
     compiler_params=_PARAMS,
     interpret=interpret,
-  )(x, weights, marks, states, dh, dlast)
-
-
-_PARAMS = pltpu.CompilerParams(
-  dimension_semantics=("parallel", "parallel", "arbitrary")
-)
+  )(x, weights, marks, dh, dlast, *states)
 
 
 class _Specs:
@@ -129,22 +134,20 @@ class _Specs:
 
   def __init__(self, block, marks, place):
     self.time, self.rows, self.heads = block
-    self.place = place if marks.shape[0] > self.time else lambda n: 0
-    self.tokens_of = place
+    self.lanes = marks.shape[2]
+    self.place = place
+    self.place_of_marks = place if marks.shape[0] > self.time else lambda n: 0
 
-  def tokens(self, width, *axes):
-    zeros = (0,) * len(axes)
-    return pl.BlockSpec(
-      (*axes, self.time, self.rows, self.heads * width),
-      lambda h, b, n: (*zeros, self.tokens_of(n), b, h),
-    )
+  def tokens(self, width):
+    shape = (self.time, self.rows, self.heads * width)
+    return pl.BlockSpec(shape, lambda h, b, n: (self.place(n), b, h))
 
   def state(self, S, K):
     return pl.BlockSpec((S, self.rows, self.heads * K), lambda h, b, n: (0, b, h))
 
   def marks(self):
-    shape = (self.time, self.rows, LANES)
-    return pl.BlockSpec(shape, lambda h, b, n: (self.place(n), b, 0))
+    shape = (self.time, self.rows, self.lanes)
+    return pl.BlockSpec(shape, lambda h, b, n: (self.place_of_marks(n), b, 0))
 
   def weights(self, shape):
     # Those of the next heads are needed so seldom that they may be waited for.
@@ -156,7 +159,6 @@ class _Specs:
 def _forward(x_ref, weights_ref, marks_ref, first_ref, h_ref, last_ref, *rest, cell):
   *kept, state_ref = rest
   HB, K, _ = weights_ref.shape
-  S = state_ref.shape[0]
 
   @pl.when(pl.program_id(2) == 0)
   def _():
@@ -166,9 +168,8 @@ def _forward(x_ref, weights_ref, marks_ref, first_ref, h_ref, last_ref, *rest, c
     of_head = pl.ds(j * K, K)
     mark = _wide(marks_ref[t], K)
     state = [jnp.where(mark == STARTS, 0.0, s) for s in state]
-    for ref in kept:
-      for s in range(S):
-        ref[s, t, :, of_head] = state[s]
+    for ref, s in zip(kept, state):
+      ref[t, :, of_head] = s
     G = x_ref.shape[2] // (HB * K)
     gates = _split(x_ref[t, :, pl.ds(j * G * K, G * K)].astype(jnp.float32), K)
     seen = _split(_product(state[0], weights_ref[j]), K)
@@ -181,13 +182,11 @@ def _forward(x_ref, weights_ref, marks_ref, first_ref, h_ref, last_ref, *rest, c
   last_ref[...] = state_ref[...]
 
 
-def _backward(
-  x_ref, weights_ref, marks_ref, states_ref, dh_ref, dlast_ref, dx_ref, dfirst_ref,
-  dstate_ref, gates_ref, *, cell
-):  # fmt: skip
+def _backward(x_ref, weights_ref, marks_ref, dh_ref, dlast_ref, *rest, cell):
+  S = dlast_ref.shape[0]
+  states, (dx_ref, dfirst_ref, dstate_ref, gates_ref) = rest[:S], rest[S:]
   TB, BB, _ = x_ref.shape
   HB, seen, K = weights_ref.shape
-  S = dstate_ref.shape[0]
   width = x_ref.shape[2] // HB
 
   @pl.when(pl.program_id(2) == 0)
@@ -196,15 +195,14 @@ def _backward(
 
   gates_ref[...] = x_ref[...].astype(jnp.float32)
   for j in range(HB):
-    h = states_ref[0, :, :, pl.ds(j * K, K)].reshape(TB * BB, K)
-    gates_ref[:, :, pl.ds(j * width, seen)] += _product(h, weights_ref[j], 1).reshape(
-      TB, BB, seen
-    )
+    h = states[0][:, :, pl.ds(j * K, K)].reshape(TB * BB, K)
+    product = _product(h, weights_ref[j], 1).reshape(TB, BB, seen)
+    gates_ref[:, :, pl.ds(j * width, seen)] += product
 
   def step(t, j, dstate):
     of_head, its_gates = pl.ds(j * K, K), pl.ds(j * width, width)
     mark = _wide(marks_ref[t], K)
-    state = [states_ref[s, t, :, of_head] for s in range(S)]
+    state = [ref[t, :, of_head] for ref in states]
     gates = _split(gates_ref[t, :, its_gates], K)
     _, transpose = jax.vjp(functools.partial(_advance, cell, mark), state, gates)
     dstate, dgates = transpose((dstate, dh_ref[t, :, of_head].astype(jnp.float32)))
@@ -224,7 +222,6 @@ def _over_time(step, tokens, state_ref, K, reverse):
   """
   S, _, width = state_ref.shape
   heads = [pl.ds(j * K, K) for j in range(width // K)]
-
   U = math.gcd(tokens, UNROLL)
 
   def some(n, states):
@@ -266,5 +263,5 @@ def _split(x, width):
 
 
 def _wide(mark, width):
-  """[BB, LANES], the same in all columns, as [BB, width]."""
-  return jnp.concatenate([mark] * (width // LANES), axis=1)
+  """A mark, the same in all columns, with so many of them."""
+  return jnp.concatenate([mark] * (width // mark.shape[1]), axis=1)

@@ -43,7 +43,7 @@ def _run(x, weights, marks, first, cell, block, interpret, keep):
 
 
 def _forward(x, weights, marks, first, cell, block, interpret):
-  h, last, states = _run(x, weights, marks, first, cell, block, interpret, keep=True)
+  h, last, *states = _run(x, weights, marks, first, cell, block, interpret, keep=True)
   return (h, last), (x, weights, marks, states)
 
 
