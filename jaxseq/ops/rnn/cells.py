@@ -7,13 +7,23 @@ h_{t-1} to the gates, is block-diagonal, a block a head (FlashRNN, Poeppel et al
 arXiv:2412.07752, sec. 3); one head is the classical network.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jaxseq_kernels import recurrent_cells
 from jaxtyping import Array, Float, Int
 
-from jaxseq.ops import checks, chunks, dispatch, segments
+from jaxseq.ops import checks, chunks, dispatch, segments, sharded
 
-__all__ = ["UNROLL", "over_time", "prepare", "recurrence"]
+__all__ = [
+  "UNROLL",
+  "kernel_refusal",
+  "over_time",
+  "over_time_by_kernel",
+  "prepare",
+  "recurrence",
+]
 
 # Tokens of one turn of the loop. On a GPU a turn costs time of its own, and more than 8
 # tokens little but compilation, which takes 17 s at 32; a CPU loses backward
@@ -116,3 +126,38 @@ def over_time(cell, gates, state, segment_ids):
     tokens = jax.tree.map(lambda x: x.swapaxes(0, 1), (gates, valid, starts))
     state, h = jax.lax.scan(packed_step, state, tokens, unroll=unroll)
   return h.swapaxes(0, 1), state
+
+
+def over_time_by_kernel(cell: str, gates, weights, state, segment_ids):
+  """Runs a cell of `recurrent_cells` over the tokens.
+
+  Args:
+    cell: Its name there.
+    gates: The part of the gates that the inputs give, [B, T, H, G, K].
+    weights: R of the first gates, which alone see the state.
+    state: Arrays [B, H, K], h first.
+    segment_ids: Packed documents, or None.
+
+  Returns:
+    h of all tokens in the dtype of `gates`, zero at padding, and the arrays of the last
+    state.
+  """
+  valid = starts = None
+  if segment_ids is not None:
+    valid, starts, _ = segments.parse(segment_ids)
+    gates = segments.clear_padding(gates, segment_ids)
+  states = ["BHK"] * len(state)
+  h, *state = sharded.over_batch_and_heads(
+    functools.partial(recurrent_cells.fused, cell=cell, backend="tpu"),
+    (gates, weights, starts, valid, *state),
+    ("BTHGK", "HGKK", "BT", "BT", *states),
+    ("BTHK", *states),
+  )
+  return h, state
+
+
+def kernel_refusal(gates, weights) -> str | None:
+  """Why `over_time_by_kernel` cannot take these arrays here, or None."""
+  return dispatch.no_kernels("tpu") or recurrent_cells.refusal(
+    gates, weights, backend="tpu"
+  )

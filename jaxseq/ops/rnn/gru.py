@@ -86,4 +86,27 @@ def recurrent(gates, weights, bias, reset, h, segment_ids):
   return cells.over_time(cell, gates, h, segment_ids)
 
 
-IMPLEMENTATIONS = {"recurrent": Form(recurrent)}
+def pallas_tpu(gates, weights, bias, reset, h, segment_ids):
+  """The kernel. R_n h + c is a gate of its own, to which c stands for the inputs.
+
+  So c is rounded to the dtype of the gates.
+  """
+  product = jnp.broadcast_to(bias[None, None, :, None], gates[:, :, :, :1].shape)
+  gates = jnp.concatenate(
+    [gates[:, :, :, :2], product.astype(gates.dtype), gates[:, :, :, 2:]], axis=3
+  )
+  h, (last,) = cells.over_time_by_kernel("gru", gates, weights, [h], segment_ids)
+  return h, last
+
+
+def refusal(gates, weights, bias, reset, h, segment_ids):
+  """Why the kernel cannot take this call, or None."""
+  if reset != "after":
+    return f"a state reset {reset} the product needs one product after another"
+  return cells.kernel_refusal(gates, weights)
+
+
+IMPLEMENTATIONS = {
+  "pallas_tpu": Form(pallas_tpu, refusal),
+  "recurrent": Form(recurrent),
+}
