@@ -112,7 +112,7 @@ def test_values_and_gradients_are_those_of_the_recurrence(op, case):
 
 
 @each_op
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["odd", "packed, extreme"])
 def test_on_a_tpu_too(op, case):
   strict = interpreter("tpu") if case == "odd" else True
   errors = errors_of(op, "tpu", draw(op, **CASES[case]), strict)

@@ -145,33 +145,29 @@ def test_over_eight_devices_it_gives_what_one_gives():
   testing.assert_close(jax.tree.map(np.asarray, got), jax.tree.map(np.asarray, want))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
-@pytest.mark.parametrize("name", ["lstm", "slstm", "gru"])
-@pytest.mark.parametrize("heads", [(4, 256, "bfloat16"), (1, 512, "float32")])
-def test_it_compiles_for_a_tpu_forward_and_backward(heads, name, topology):
-  pytest.importorskip("libtpu")
-  from jax.experimental import topologies
+CHIPS = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
 
-  devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-  mesh = parallel.make_mesh(parallel.MeshConfig(data=1), devices[:1])
-  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  B, T, (H, K, dtype) = 16, 2048, heads
-  G = 3 if name == "gru" else 4
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "slstm", "gru"])
+@pytest.mark.parametrize(
+  "topology,heads,K,dtype",
+  [*((chip, 4, 256, "bfloat16") for chip in CHIPS), ("v6e:2x2", 1, 512, "float32")],
+)
+def test_it_compiles_for_a_tpu_forward_and_backward(
+  name, topology, heads, K, dtype, compiled_for_tpu
+):
+  B, T, G = 16, 2048, 3 if name == "gru" else 4
   args = [
-    jax.ShapeDtypeStruct(shape, kind, sharding=place)
-    for shape, kind in [
-      ((B, T, H, G, K), dtype),
-      ((H, G, K, K), dtype),
-      ((B, T), "int32"),
-    ]
+    jax.ShapeDtypeStruct((B, T, heads, G, K), dtype),
+    jax.ShapeDtypeStruct((heads, G, K, K), dtype),
+    jax.ShapeDtypeStruct((B, T), "int32"),
   ]
 
   def loss(gates, weights, ids):
     h, _ = getattr(ops, name)(gates, weights, segment_ids=ids)
     return jnp.sum(h.astype(jnp.float32) ** 2)
 
-  with jax.set_mesh(mesh):
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-    text = step.lower(*args).compile().as_text()
+  step = jax.value_and_grad(loss, argnums=(0, 1))
+  text = compiled_for_tpu(topology, step, *args).as_text()
   assert f"{name}_forward" in text and f"{name}_backward" in text
