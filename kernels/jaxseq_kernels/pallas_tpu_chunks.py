@@ -52,8 +52,7 @@ LANES = 128  # K and V are multiples in VMEM.
 SMALLEST = 4  # Tokens: half of the blocks in which quotients of decays are taken.
 LOWEST = -104.0  # Of decays by token: e^-104 is nothing in float32.
 LEAST = -19.0  # Of decays by channel: e^(4 x 19) is in a float's range.
-HEADS = 4  # Of a program, if H allows, and VMEM: K or V times as many is at most
-WIDTH = 512
+HEADS, WIDTH = 4, 512  # Of a program at most, and all their keys' or values' width.
 VMEM = 48 << 20  # Bytes a program may use, of 64 to 128 MiB.
 
 f32, bf16 = jnp.float32, jnp.bfloat16
@@ -496,7 +495,7 @@ def stretches(row, dot):
   """Sums over j < m <= i of a row [1, C], at [i, j]; 0 where i <= j."""
   C = row.shape[1]
   i, j = _index(C, 0), _index(C, 1)
-  return dot.sums(_ones(j <= i), jnp.where(i > j, column(row), 0.0))
+  return dot.fine("nn", jnp.where(j <= i, row, 0.0), _ones(i > j))
 
 
 def sums(mask, x, dot):
