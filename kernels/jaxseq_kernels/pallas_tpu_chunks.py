@@ -48,6 +48,7 @@ __all__ = [
   "until_end",
 ]
 
+TOKENS = 128  # C: then all products are of whole tiles of the matrix unit.
 LANES = 128  # K and V are multiples in VMEM.
 SMALLEST = 4  # Tokens: half of the blocks in which quotients of decays are taken.
 LOWEST = -104.0  # Of decays by token: e^-104 is nothing in float32.
@@ -59,7 +60,7 @@ f32, bf16 = jnp.float32, jnp.bfloat16
 DIMENSIONS = {"nn": ((1,), (0,)), "nt": ((1,), (1,)), "tn": ((0,), (0,))}
 
 
-def fused(chunk, vectors, scalars, packed, *, scale, size, interpret):
+def fused(chunk, vectors, scalars, packed, *, scale, interpret):
   """Outputs and the last state of a rule, differentiable in all but the documents.
 
   Args:
@@ -71,7 +72,6 @@ def fused(chunk, vectors, scalars, packed, *, scale, size, interpret):
       [B, T] bool, where it is dropped first, or None for nowhere; and valid [B, T]
       bool, of which other tokens read 0 and write nothing, or None for all.
     scale: Of the outputs, a number.
-    size: C.
     interpret: As in `pallas_call`.
 
   Returns:
@@ -80,32 +80,31 @@ def fused(chunk, vectors, scalars, packed, *, scale, size, interpret):
   (_, k, v, *_), (state, starts, valid) = vectors, packed
   B, T, H, K = k.shape
   V = v.shape[-1]
-  N = -(-T // size)
+  N, length = -(-T // TOKENS), up(T, TOKENS)
   if valid is not None:
     mask = lambda x: jnp.where(valid.reshape(B, T, *[1] * (x.ndim - 2)), x, 0)
     vectors, scalars = ([mask(x) for x in xs] for xs in (vectors, scalars))
   vectors = [
-    pad(x, B, N * size, H, up(x.shape[-1], LANES)).reshape(B, N * size, -1)
-    for x in vectors
+    pad(x, B, length, H, up(x.shape[-1], LANES)).reshape(B, length, -1) for x in vectors
   ]
-  rows = [pad(x.astype(f32), B, N * size, H).reshape(B, N, size, H) for x in scalars]
+  rows = [pad(x.astype(f32), B, length, H).reshape(B, N, TOKENS, H) for x in scalars]
   rows = [x.transpose(0, 3, 1, 2)[:, :, :, None] for x in rows]  # [B, H, N, 1, C]
   numbers = None
   if starts is not None:
-    starts = pad(starts, B, N * size).reshape(B, N, 1, size)
+    starts = pad(starts, B, length).reshape(B, N, 1, TOKENS)
     numbers = jnp.cumsum(starts, axis=-1, dtype=f32)
   if state is None:
     state = jnp.zeros((B, H, K, V), f32)
   state = pad(state.astype(f32), B, H, up(K, LANES), up(V, LANES))
-  o, last = scan(vectors, rows, state, numbers, chunk, size, scale, interpret)
-  o = o.reshape(B, N * size, H, -1)[:, :T, :, :V]
+  o, last = scan(vectors, rows, state, numbers, chunk, scale, interpret)
+  o = o.reshape(B, length, H, -1)[:, :T, :, :V]
   if valid is not None:
     o = mask(o)
   return o, last[:, :, :K, :V]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-def scan(vectors, rows, state, numbers, chunk, size, scale, interpret):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def scan(vectors, rows, state, numbers, chunk, scale, interpret):
   """The kernel.
 
   Args:
@@ -114,17 +113,16 @@ def scan(vectors, rows, state, numbers, chunk, size, scale, interpret):
     state: [B, H, K', V'] float32.
     numbers: [B, N, 1, C] float32, how many documents have started in the chunk up to
       and with a token, or None.
-    chunk: As size, scale and interpret, of `fused`.
-    size: ...
+    chunk: As scale and interpret, of `fused`.
     scale: ...
     interpret: ...
   """
-  return _forward(vectors, rows, state, numbers, chunk, size, scale, interpret, False)
+  return _forward(vectors, rows, state, numbers, chunk, scale, interpret, False)
 
 
-def _kept(vectors, rows, state, numbers, chunk, size, scale, interpret):
+def _kept(vectors, rows, state, numbers, chunk, scale, interpret):
   o, last, before = _forward(
-    vectors, rows, state, numbers, chunk, size, scale, interpret, True
+    vectors, rows, state, numbers, chunk, scale, interpret, True
   )
   return (o, last), (vectors, rows, before, numbers)
 
@@ -135,23 +133,22 @@ class Sizes(NamedTuple):
   B: int
   H: int
   N: int
-  C: int
   K: int
   V: int
   heads: int
 
   @classmethod
-  def of(cls, vectors, state, C):
+  def of(cls, vectors, state):
     B, H, K, V = state.shape
     fits = lambda n: H % n == 0 and n * max(K, V) <= WIDTH
     heads = next(n for n in range(HEADS, 0, -1) if n == 1 or fits(n))
-    return cls(B, H, vectors[0].shape[1] // C, C, K, V, heads)
+    return cls(B, H, vectors[0].shape[1] // TOKENS, K, V, heads)
 
   def specs(self, reverse=False):
     """Blocks of vectors, rows, the state, states of chunks, and documents."""
     at = (lambda n: self.N - 1 - n) if reverse else (lambda n: n)
     vector = lambda width: pl.BlockSpec(
-      (None, self.C, self.heads * width), lambda b, h, n: (b, at(n), h)
+      (None, TOKENS, self.heads * width), lambda b, h, n: (b, at(n), h)
     )
     by_chunk = lambda *shape: pl.BlockSpec(
       (None, self.heads, None, *shape), lambda b, h, n: (b, h, at(n), 0, 0)
@@ -159,8 +156,8 @@ class Sizes(NamedTuple):
     state = pl.BlockSpec(
       (None, self.heads, self.K, self.V), lambda b, h, n: (b, h, 0, 0)
     )
-    documents = pl.BlockSpec((None, None, 1, self.C), lambda b, h, n: (b, at(n), 0, 0))
-    return vector, by_chunk(1, self.C), state, by_chunk(self.K, self.V), documents
+    documents = pl.BlockSpec((None, None, 1, TOKENS), lambda b, h, n: (b, at(n), 0, 0))
+    return vector, by_chunk(1, TOKENS), state, by_chunk(self.K, self.V), documents
 
   def call(self, program, name, in_specs, out_specs, out_shape, interpret):
     return pl.pallas_call(
@@ -204,8 +201,8 @@ def _put(refs, arrays):
       ref[:, h * width : (h + 1) * width] = part.astype(ref.dtype)
 
 
-def _forward(vectors, rows, state, numbers, chunk, size, scale, interpret, keep):
-  sizes = Sizes.of(vectors, state, size)
+def _forward(vectors, rows, state, numbers, chunk, scale, interpret, keep):
+  sizes = Sizes.of(vectors, state)
   dtype = vectors[2].dtype
   dot = Dot(dtype != bf16, bool(interpret))
 
@@ -223,7 +220,7 @@ def _forward(vectors, rows, state, numbers, chunk, size, scale, interpret, keep)
     def _():
       S_ref[...] = state_ref[...]
 
-    documents = Documents(None if numbers is None else numbers_ref[...], sizes.C)
+    documents = Documents(None if numbers is None else numbers_ref[...])
     S = S_ref[...]
     if keep:
       before_ref[...] = S.astype(dtype)
@@ -260,10 +257,10 @@ def _forward(vectors, rows, state, numbers, chunk, size, scale, interpret, keep)
   return sizes.call(program, name, in_specs, out_specs, out_shape, interpret)(*args)
 
 
-def _backward(chunk, size, scale, interpret, kept, gradients):
+def _backward(chunk, scale, interpret, kept, gradients):
   vectors, rows, before, numbers = kept
   do, dlast = gradients
-  sizes = Sizes.of(vectors, dlast, size)
+  sizes = Sizes.of(vectors, dlast)
   dot = Dot(vectors[2].dtype != bf16, bool(interpret))
 
   def program(*refs):
@@ -283,7 +280,7 @@ def _backward(chunk, size, scale, interpret, kept, gradients):
     def _():
       R_ref[...] = dlast_ref[...]
 
-    documents = Documents(None if numbers is None else numbers_ref[...], sizes.C)
+    documents = Documents(None if numbers is None else numbers_ref[...])
     given = (
       before_ref[...].astype(f32),
       _by_head(vector_refs, sizes.heads),
@@ -428,12 +425,12 @@ def _ones(where):
 class Documents:
   """What the documents of a chunk let through, as 0 and 1."""
 
-  def __init__(self, numbers, C):
-    self.numbers, self.C = numbers, C
+  def __init__(self, numbers):
+    self.numbers = numbers
 
   def mask(self, own):
     """Pairs of one document with j <= i, or j < i, [C, C] bool."""
-    i, j = _index(self.C, 0), _index(self.C, 1)
+    i, j = _index(TOKENS, 0), _index(TOKENS, 1)
     pairs = i >= j if own else i > j
     if self.numbers is None:
       return pairs

@@ -13,8 +13,6 @@ from jaxseq_kernels import pallas_tpu_chunks as chunks
 
 __all__ = ["fused"]
 
-SIZE = 128  # C.
-
 
 def chunk(S, q, k, v, g, *, documents, dot):
   """The rule, of one head."""
@@ -37,6 +35,5 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, interpret):
     [],
     (state, starts, valid),
     scale=scale,
-    size=SIZE,
     interpret=interpret,
   )

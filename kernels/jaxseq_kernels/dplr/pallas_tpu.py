@@ -16,8 +16,6 @@ from jaxseq_kernels import pallas_tpu_chunks as chunks
 
 __all__ = ["fused"]
 
-SIZE = 128  # C.
-
 
 def chunk(S, q, k, v, a, b, g, *, documents, dot):
   """The rule, of one head."""
@@ -49,6 +47,5 @@ def fused(q, k, v, a, b, log_decay, state, starts, valid, *, scale, interpret):
     [],
     (state, starts, valid),
     scale=scale,
-    size=SIZE,
     interpret=interpret,
   )

@@ -14,8 +14,6 @@ from jaxseq_kernels import pallas_tpu_chunks as chunks
 
 __all__ = ["fused"]
 
-SIZE = 128  # C.
-
 
 def chunk(S, q, k, v, g, beta, *, documents, dot):
   """The rule, of one head."""
@@ -40,6 +38,5 @@ def fused(q, k, v, log_decay, beta, state, starts, valid, *, scale, interpret):
     [g, beta],
     (state, starts, valid),
     scale=scale,
-    size=SIZE,
     interpret=interpret,
   )
