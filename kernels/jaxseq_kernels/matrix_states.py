@@ -20,6 +20,8 @@ __all__ = [
 
 CHUNK = 64  # Tokens.
 WIDTH = 256  # The largest K and V: a state is [64, K] in a warpgroup's registers.
+# Of q, k and v.
+DTYPES = {"gpu": ("bfloat16",), "tpu": ("bfloat16", "float32")}
 PROGRAMS = 2 * 132  # That a Hopper GPU runs at a time.
 LOWEST = -150.0  # The binary logarithm of nothing, in float32.
 
@@ -56,9 +58,6 @@ def by_token(update, q, k, v, gates, state, starts, valid, *, scale):
   by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), (arrays, starts, valid))
   S, o = jax.lax.scan(step, state, by_time)
   return o.swapaxes(0, 1), S
-
-
-DTYPES = {"gpu": ("bfloat16",), "tpu": ("bfloat16", "float32")}
 
 
 def refusal(q, k, v, scale, backend) -> str | None:

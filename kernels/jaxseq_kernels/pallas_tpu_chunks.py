@@ -30,22 +30,15 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxseq_kernels.matrix_states import pad, up
 
 __all__ = [
-  "Documents",
-  "Dot",
-  "LEAST",
-  "LOWEST",
   "column",
-  "diagonal",
-  "exp",
   "fused",
   "inverse",
+  "masked_exp",
   "scores",
-  "since",
-  "since_start",
+  "shares_by_channel",
+  "shares_by_token",
   "stretches",
-  "total",
-  "until",
-  "until_end",
+  "with_own",
 ]
 
 TOKENS = 128  # C: then all products are of whole tiles of the matrix unit.
@@ -347,6 +340,7 @@ class Dot(NamedTuple):
   def multiply(self, parts, how, a, b):
     """a b, both as sums of bfloat16 parts; products of the least are left out."""
     if self.exact:
+      a, b = a.astype(f32), b.astype(f32)
       return _multiply(how, a, b, jax.lax.Precision.HIGHEST)
     a, b = self._parts(a, parts), self._parts(b, parts)
     out = 0.0
@@ -372,8 +366,8 @@ class Dot(NamedTuple):
 
 def _multiply(how, a, b, precision=None):
   return jax.lax.dot_general(
-    a.astype(b.dtype) if precision is None else a.astype(f32),
-    b if precision is None else b.astype(f32),
+    a,
+    b,
     (DIMENSIONS[how], ((), ())),
     precision=precision,
     preferred_element_type=f32,
@@ -464,27 +458,44 @@ def _masked_sum(row, mask):
   return jnp.sum(jnp.where(mask, row, 0.0), axis=1, keepdims=True)
 
 
-def since(row):
-  """Sums from the chunk's start to each token and with it, [1, C] -> [C, 1]."""
-  C = row.shape[1]
-  return _masked_sum(row, _index(C, 1) <= _index(C, 0))
+def shares_by_token(g, documents):
+  """Of a gate by token: itself, limited, and what it leaves of the state.
+
+  Args:
+    g: [1, C].
+    documents: ...
+
+  Returns:
+    g; the shares of the state before that tokens read and of their writes that are left
+    after, [C, 1]; and that of the state before that is, [1, 1].
+  """
+  g = jnp.maximum(g, LOWEST)
+  C = g.shape[1]
+  i, j = _index(C, 0), _index(C, 1)
+  return (
+    g,
+    jnp.exp(_masked_sum(g, j <= i)) * documents.read(),
+    jnp.exp(_masked_sum(g, j > i)) * documents.write(),
+    jnp.exp(jnp.sum(g, axis=1, keepdims=True)) * documents.keeps(),
+  )
 
 
-def until(row):
-  """Sums from after each token to the chunk's end, [1, C] -> [C, 1]."""
-  C = row.shape[1]
-  return _masked_sum(row, _index(C, 1) > _index(C, 0))
+def shares_by_channel(g, documents, dot):
+  """`shares_by_token` of gates by channel, [C, K]: [C, K] twice and [K, 1]."""
+  g = jnp.maximum(g, LEAST)
+  C = g.shape[0]
+  i, j = _index(C, 0), _index(C, 1)
+  keeps = jnp.exp(jnp.sum(g, axis=0, keepdims=True)) * documents.keeps()
+  return (
+    g,
+    jnp.exp(dot.sums(_ones(j <= i), g)) * documents.read(),
+    jnp.exp(dot.sums(_ones(j > i), g)) * documents.write(),
+    column(keeps),
+  )
 
 
-def total(row):
-  """[1, C] -> [1, 1]."""
-  return jnp.sum(row, axis=1, keepdims=True)
-
-
-def exp(x, mask=None):
-  """exp of what is not positive; where the mask holds, else 0."""
-  if mask is None:
-    return jnp.exp(x)
+def masked_exp(x, mask):
+  """exp of what is not positive where the mask holds, else 0."""
   return jnp.where(mask, jnp.exp(jnp.where(mask, x, 0.0)), 0.0)
 
 
@@ -493,23 +504,6 @@ def stretches(row, dot):
   C = row.shape[1]
   i, j = _index(C, 0), _index(C, 1)
   return dot.fine("nn", jnp.where(j <= i, row, 0.0), _ones(i > j))
-
-
-def sums(mask, x, dot):
-  """Of the tokens that a mask [C, C] has for each row, [C, K]."""
-  return dot.sums(_ones(mask), x)
-
-
-def since_start(g, dot):
-  """`since` of gates by channel, [C, K] -> [C, K]."""
-  C = g.shape[0]
-  return sums(_index(C, 1) <= _index(C, 0), g, dot)
-
-
-def until_end(g, dot):
-  """`until` of gates by channel."""
-  C = g.shape[0]
-  return sums(_index(C, 1) > _index(C, 0), g, dot)
 
 
 def scores(reads, writes, g, dot):
@@ -567,10 +561,12 @@ def _faded_backward(dot, kept, d):
 faded.defvjp(lambda x, E, dot: (faded(x, E, dot), (x, E)), _faded_backward)
 
 
-def diagonal(x):
-  """Numbers [C, 1] on the diagonal of [C, C]."""
-  C = x.shape[0]
-  return jnp.where(_index(C, 0) == _index(C, 1), x, 0.0)
+def with_own(A, q, k, documents):
+  """Scores j < i, and those of tokens with themselves, of one document."""
+  C = q.shape[0]
+  own = jnp.sum(q.astype(f32) * k, axis=1, keepdims=True)
+  own = jnp.where(_index(C, 0) == _index(C, 1), own, 0.0)
+  return jnp.where(documents.mask(own=True), A + own, 0.0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -18,6 +18,7 @@ from jaxseq.ops import checks, chunks, dispatch, segments, sharded
 
 __all__ = [
   "UNROLL",
+  "by_kernel",
   "kernel_refusal",
   "over_time",
   "over_time_by_kernel",
@@ -154,6 +155,22 @@ def over_time_by_kernel(cell: str, gates, weights, state, segment_ids):
     ("BTHK", *states),
   )
   return h, state
+
+
+def by_kernel(cell: str, State) -> dispatch.Form:
+  """The form that is `over_time_by_kernel`, for an op of gates, weights and state.
+
+  Args:
+    cell: Its name in `recurrent_cells`.
+    State: The named tuple of the state.
+  """
+
+  def run(gates, weights, state, segment_ids):
+    h, state = over_time_by_kernel(cell, gates, weights, state, segment_ids)
+    return h, State(*state)
+
+  refusal = lambda gates, weights, state, segment_ids: kernel_refusal(gates, weights)
+  return dispatch.Form(run, refusal)
 
 
 def kernel_refusal(gates, weights) -> str | None:

@@ -71,18 +71,7 @@ def recurrent(gates, weights, state, segment_ids):
   return cells.over_time(cell, gates, state, segment_ids)
 
 
-def pallas_tpu(gates, weights, state, segment_ids):
-  """The kernel."""
-  h, state = cells.over_time_by_kernel("lstm", gates, weights, state, segment_ids)
-  return h, LSTMState(*state)
-
-
-def refusal(gates, weights, state, segment_ids):
-  """Why the kernel cannot take this call, or None."""
-  return cells.kernel_refusal(gates, weights)
-
-
 IMPLEMENTATIONS = {
-  "pallas_tpu": Form(pallas_tpu, refusal),
+  "pallas_tpu": cells.by_kernel("lstm", LSTMState),
   "recurrent": Form(recurrent),
 }

@@ -30,11 +30,14 @@ def fused(
     o [B, T, H, V] in the dtype of v and the last state, [B, H, K, V] in float32.
   """
   if backend == "tpu":
+    from jaxseq_kernels import pallas_tpu_chunks
     from jaxseq_kernels.channel_delta_rule import pallas_tpu
 
-    packed = (state, starts, valid)
-    options = dict(scale=scale, interpret=interpret)
-    return pallas_tpu.fused(q, k, v, log_decay, beta, *packed, **options)
+    packed, options = (state, starts, valid), dict(scale=scale, interpret=interpret)
+    vectors, scalars = [q, k, v, log_decay], [beta]
+    return pallas_tpu_chunks.fused(
+      pallas_tpu.chunk, vectors, scalars, packed, **options
+    )
   return dplr.by_chunk(
     q, k, v, None, None, log_decay, beta, state, starts, valid, scale, interpret
   )

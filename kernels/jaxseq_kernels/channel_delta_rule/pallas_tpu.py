@@ -14,32 +14,17 @@ import jax.numpy as jnp
 
 from jaxseq_kernels import pallas_tpu_chunks as chunks
 
-__all__ = ["fused"]
+__all__ = ["chunk"]
 
 
 def chunk(S, q, k, v, g, beta, *, documents, dot):
   """The rule, of one head."""
-  g, beta = jnp.maximum(g, chunks.LEAST), chunks.column(beta)
-  read = jnp.exp(chunks.since_start(g, dot)) * documents.read()
-  write = jnp.exp(chunks.until_end(g, dot)) * documents.write()
+  g, read, write, keeps = chunks.shares_by_channel(g, documents, dot)
+  beta = chunks.column(beta)
   (A,), (M,) = chunks.scores([q, k], [k], g, dot)
-  own = jnp.sum(q.astype(jnp.float32) * k, axis=1, keepdims=True)
-  A = jnp.where(documents.mask(own=True), A + chunks.diagonal(own), 0.0)
+  A = chunks.with_own(A, q, k, documents)
   M = jnp.where(documents.mask(own=False), beta * M, 0.0)
   U = beta * (v - dot("nn", k * read, S))
   U = dot.fine("nn", chunks.inverse(M, dot), U)
   o = dot("nn", A, U) + dot("nn", q * read, S)
-  keeps = jnp.exp(jnp.sum(g, axis=0, keepdims=True)) * documents.keeps()
-  return o, chunks.column(keeps) * S + dot("tn", k * write, U)
-
-
-def fused(q, k, v, log_decay, beta, state, starts, valid, *, scale, interpret):
-  """See `dispatch.fused`."""
-  return chunks.fused(
-    chunk,
-    [q, k, v, log_decay],
-    [beta],
-    (state, starts, valid),
-    scale=scale,
-    interpret=interpret,
-  )
+  return o, keeps * S + dot("tn", k * write, U)

@@ -62,10 +62,12 @@ def fused(
 def _scan(q, k, v, g, state, starts, scale, backend, interpret):
   """Pads, marks the documents of each chunk, and cuts into pieces."""
   if backend == "tpu":
+    from jaxseq_kernels import pallas_tpu_chunks
     from jaxseq_kernels.diagonal_decay import pallas_tpu
 
-    options = dict(scale=scale, interpret=interpret)
-    return pallas_tpu.fused(q, k, v, g, state, starts, None, **options)
+    packed, options = (state, starts, None), dict(scale=scale, interpret=interpret)
+    vectors = [q, k, v, g]
+    return pallas_tpu_chunks.fused(pallas_tpu.chunk, vectors, [], packed, **options)
   B, T, H, K = q.shape
   V = v.shape[-1]
   N = -(-T // CHUNK)

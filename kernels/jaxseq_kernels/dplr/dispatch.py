@@ -35,11 +35,14 @@ def fused(
   """
   a, b = (x.astype(v.dtype) for x in (a, b))
   if backend == "tpu":
+    from jaxseq_kernels import pallas_tpu_chunks
     from jaxseq_kernels.dplr import pallas_tpu
 
-    packed = (state, starts, valid)
-    options = dict(scale=scale, interpret=interpret)
-    return pallas_tpu.fused(q, k, v, a, b, log_decay, *packed, **options)
+    packed, options = (state, starts, valid), dict(scale=scale, interpret=interpret)
+    vectors, scalars = [q, k, v, a, b, log_decay], []
+    return pallas_tpu_chunks.fused(
+      pallas_tpu.chunk, vectors, scalars, packed, **options
+    )
   return by_chunk(
     q, k, v, b, a, log_decay, None, state, starts, valid, scale, interpret
   )

@@ -14,38 +14,18 @@ import jax.numpy as jnp
 
 from jaxseq_kernels import pallas_tpu_chunks as chunks
 
-__all__ = ["fused"]
+__all__ = ["chunk"]
 
 
 def chunk(S, q, k, v, a, b, g, *, documents, dot):
   """The rule, of one head."""
-  g = jnp.maximum(g, chunks.LEAST)
+  g, read, write, keeps = chunks.shares_by_channel(g, documents, dot)
   b = b * jnp.exp(-g)  # It reads what its own decay has not yet taken from.
-  read = jnp.exp(chunks.since_start(g, dot)) * documents.read()
-  write = jnp.exp(chunks.until_end(g, dot)) * documents.write()
   (P, O), (M, L) = chunks.scores([q, b], [a, k], g, dot)
-  with_own = lambda A, x: jnp.where(
-    documents.mask(own=True),
-    A + chunks.diagonal(jnp.sum(q.astype(jnp.float32) * x, axis=1, keepdims=True)),
-    0.0,
-  )
-  P, O = with_own(P, a), with_own(O, k)
+  P, O = (chunks.with_own(A, q, x, documents) for A, x in ((P, a), (O, k)))
   M, L = (jnp.where(documents.mask(own=False), x, 0.0) for x in (M, L))
   Z = dot("nn", L, v) + dot("nn", b * read, S)
   Z = dot.fine("nn", chunks.inverse(-M, dot), Z)
   o = dot("nn", P, Z) + dot("nn", O, v) + dot("nn", q * read, S)
-  keeps = jnp.exp(jnp.sum(g, axis=0, keepdims=True)) * documents.keeps()
-  S = chunks.column(keeps) * S + dot("tn", a * write, Z)
+  S = keeps * S + dot("tn", a * write, Z)
   return o, S + dot("tn", k * write, v)
-
-
-def fused(q, k, v, a, b, log_decay, state, starts, valid, *, scale, interpret):
-  """See `dispatch.fused`."""
-  return chunks.fused(
-    chunk,
-    [q, k, v, a, b, log_decay],
-    [],
-    (state, starts, valid),
-    scale=scale,
-    interpret=interpret,
-  )

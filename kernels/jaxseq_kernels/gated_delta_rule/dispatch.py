@@ -35,11 +35,15 @@ def fused(
     o [B, T, H, V] in the dtype of v and the last state, [B, H, K, V] in float32.
   """
   if backend == "tpu":
+    from jaxseq_kernels import pallas_tpu_chunks
     from jaxseq_kernels.gated_delta_rule import pallas_tpu
 
-    packed = (state, starts, valid)
-    options = dict(scale=scale, interpret=interpret)
-    return pallas_tpu.fused(q, k, v, log_decay, beta, *packed, **options)
+    packed, options = (state, starts, valid), dict(scale=scale, interpret=interpret)
+    g = jnp.zeros_like(beta) if log_decay is None else log_decay
+    vectors, scalars = [q, k, v], [g, beta]
+    return pallas_tpu_chunks.fused(
+      pallas_tpu.chunk, vectors, scalars, packed, **options
+    )
   B, T, H, K = q.shape
   V = v.shape[-1]
   N = -(-T // CHUNK)

@@ -31,11 +31,14 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
     o [B, T, H, V] in the dtype of v and the last state, [B, H, K, V] in float32.
   """
   if backend == "tpu":
+    from jaxseq_kernels import pallas_tpu_chunks
     from jaxseq_kernels.scalar_decay import pallas_tpu
 
-    packed = (state, starts, valid)
-    options = dict(scale=scale, interpret=interpret)
-    return pallas_tpu.fused(q, k, v, log_decay, *packed, **options)
+    packed, options = (state, starts, valid), dict(scale=scale, interpret=interpret)
+    vectors, scalars = [q, k, v], [log_decay]
+    return pallas_tpu_chunks.fused(
+      pallas_tpu.chunk, vectors, scalars, packed, **options
+    )
   B, T, H, K = q.shape
   V = v.shape[-1]
   N = -(-T // CHUNK)
