@@ -19,7 +19,7 @@ FREE = ("mesh", "log_every", "eval_every", "checkpoint_every", "max_skipped")
 # Of a router's loss beside that of the model, by weight; as in MoM's and Switch's code.
 BALANCE_WEIGHT = 0.01
 
-TASKS = ("language_model", "classification", "regression")
+TASKS = ("language_model", "token_regression", "classification", "regression")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ def make_model(c: ml_collections.ConfigDict, source, platform: str) -> nn.Module
   config = model_config(c, platform)
   language = c.task == "language_model"
   if c.task in TASKS and language != (source.num_outputs is None):
-    kind = "tokens to predict" if language else "a class or number to predict"
+    kind = "tokens to predict" if language else "a class or numbers to predict"
     raise ValueError(
       f"task {c.task!r} needs data with {kind}; {c.data.name!r} has none"
     )
@@ -124,6 +124,8 @@ def make_model(c: ml_collections.ConfigDict, source, platform: str) -> nn.Module
     return models.LanguageModel(config, source.vocab_size, tie_embeddings=tie)
   if c.task == "classification":
     return models.Classifier(config, source.num_outputs, source.vocab_size)
+  if c.task == "token_regression":
+    return models.TokenRegressor(config, source.num_outputs)
   if c.task == "regression":
     return models.Regressor(config, source.num_outputs, source.vocab_size)
   raise ValueError(f"task must be one of {TASKS}; got {c.task!r}")

@@ -17,13 +17,7 @@ from jaxseq.data.compressors import compressed_bits_per_byte
 from jaxseq.data.packing import pack
 from jaxseq.data.source import Source
 from jaxseq.data.text import BOS, decode, encode
-from jaxseq.tasks import (
-  arrow_pointing,
-  induction_heads,
-  parity,
-  recall,
-  selective_copying,
-)
+from jaxseq.tasks import TASKS
 
 __all__ = [
   "BOS",
@@ -42,18 +36,8 @@ SOURCES: dict[str, tuple[type, Callable[[Any], Source]]] = {
   "tfds": (tfds.TFDSConfig, tfds.make),
   "digits": (digits.DigitsConfig, digits.Digits),
   **{
-    name: (config, functools.partial(synthetic.Synthetic, batch=task.batch))
-    for name, config, task in (
-      ("arrow_pointing", arrow_pointing.ArrowPointingConfig, arrow_pointing),
-      ("mqar", recall.RecallConfig, recall),
-      ("parity", parity.ParityConfig, parity),
-      (
-        "selective_copying",
-        selective_copying.SelectiveCopyingConfig,
-        selective_copying,
-      ),
-      ("induction_heads", induction_heads.InductionHeadsConfig, induction_heads),
-    )
+    name: (task.config, functools.partial(synthetic.Synthetic, batch=task.batch))
+    for name, task in TASKS.items()
   },
 }
 

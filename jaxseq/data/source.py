@@ -3,9 +3,10 @@
 A batch is a dict of numpy arrays, the rows of one process:
 
     inputs       [B, T] int32 ids, or [B, T, F] float32
-    targets      [B, T] int32 ids, or [B] int32 classes
-    weights      float32, of the shape of targets; 0 leaves a target out of the loss
+    targets      [B, T] int32 ids, [B] int32 classes, or [B, T, O] float32
+    weights      float32, one for each id, class or token; 0 leaves it out of the loss
     segment_ids  [B, T] int32; see `ops.segments`
+    optimum      what the best predictor answers, where a task knows; see `tasks.task`
 
 The global batch of step i is a function of the seed and i alone. Process p of P holds
 its rows p B / P to (p + 1) B / P, so any number of processes trains on the same batches
@@ -41,7 +42,7 @@ class Source(abc.ABC):
   Attributes:
     vocab_size: Number of token ids; None if the inputs are real numbers.
     num_inputs: F, where the inputs are real numbers; else None.
-    num_outputs: Number of classes; None for a language model.
+    num_outputs: Number of classes, or O, of numbers; None for a language model.
   """
 
   vocab_size: int | None = None

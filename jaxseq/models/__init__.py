@@ -8,6 +8,7 @@ from jaxseq.models.pooled import Classifier, Regressor
 from jaxseq.models.recurrent_seq2seq import RecurrentEncoderDecoder
 from jaxseq.models.remamba import ReMamba
 from jaxseq.models.seq2seq import EncoderDecoder
+from jaxseq.models.token_regressor import TokenRegressor
 from jaxseq.models.xlstm import xlstm_config
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
   "ReMamba",
   "RecurrentEncoderDecoder",
   "Regressor",
+  "TokenRegressor",
   "xlstm_config",
 ]

@@ -1,17 +1,96 @@
 """Synthetic tasks: pure functions from random keys to batches."""
 
+import difflib
+
+from jaxseq.tasks import (
+  arrow_pointing,
+  induction_heads,
+  parity,
+  recall,
+  selective_copying,
+)
 from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
 from jaxseq.tasks.parity import ParityConfig
 from jaxseq.tasks.recall import RecallConfig
 from jaxseq.tasks.selective_copying import SelectiveCopyingConfig
+from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, measure
 
 __all__ = [
+  "ABILITIES",
+  "METRICS",
+  "TASKS",
   "ArrowPointingConfig",
   "InductionHeadsConfig",
   "MovingDigitsConfig",
   "ParityConfig",
   "RecallConfig",
   "SelectiveCopyingConfig",
+  "Task",
+  "chance",
+  "measure",
+  "task",
 ]
+
+TASKS: dict[str, Task] = {
+  t.name: t
+  for t in (
+    # Recall.
+    Task(
+      "mqar",
+      RecallConfig,
+      recall.batch,
+      "recall",
+      "Arora et al. 2023, arXiv:2312.04927",
+    ),
+    Task(
+      "induction_heads",
+      InductionHeadsConfig,
+      induction_heads.batch,
+      "recall",
+      "Gu & Dao 2023, arXiv:2312.00752",
+    ),
+    # Copying.
+    Task(
+      "selective_copying",
+      SelectiveCopyingConfig,
+      selective_copying.batch,
+      "copying",
+      "Gu & Dao 2023, arXiv:2312.00752",
+    ),
+    # State tracking.
+    Task(
+      "parity",
+      ParityConfig,
+      parity.batch,
+      "state tracking",
+      "Grazzi et al. 2024, arXiv:2411.12537",
+    ),
+    # In-context learning.
+    # Memory.
+    # Long range.
+    # Images.
+    Task(
+      "arrow_pointing",
+      ArrowPointingConfig,
+      arrow_pointing.batch,
+      "images",
+      "Poeppel et al. 2025, arXiv:2506.11997",
+      predicts="class",
+    ),
+  )
+}
+
+
+def task(name: str) -> Task:
+  """The task of that name.
+
+  Raises:
+    ValueError: If there is none; names the nearest.
+  """
+  if name in TASKS:
+    return TASKS[name]
+  near = difflib.get_close_matches(name, TASKS, n=3, cutoff=0.4)
+  hint = f"did you mean {' or '.join(near)}?" if near else f"there are {list(TASKS)}"
+  raise ValueError(f"no task is called {name!r}; {hint}")

@@ -48,6 +48,7 @@ class ArrowPointingConfig:
   held_out_examples: int = 1024
 
   num_outputs = 2
+  chance = 0.5
 
   def __post_init__(self):
     checks.check_at_least(

@@ -31,6 +31,10 @@ class InductionHeadsConfig:
   vocab_size: int = 16
   held_out_examples: int = 1024
 
+  @property
+  def chance(self) -> float:
+    return 1 / (self.vocab_size - 1)
+
   def __post_init__(self):
     checks.check_at_least(
       "induction_heads", 1, held_out_examples=self.held_out_examples

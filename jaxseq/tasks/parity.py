@@ -29,6 +29,7 @@ class ParityConfig:
   held_out_examples: int = 1024
 
   vocab_size = 2
+  chance = 0.5
 
   def __post_init__(self):
     checks.check_at_least("parity", 1, held_out_examples=self.held_out_examples)

@@ -37,6 +37,10 @@ class RecallConfig:
   num_pairs: int = 8
   held_out_examples: int = 1024
 
+  @property
+  def chance(self) -> float:
+    return 1 / (self.vocab_size - self.vocab_size // 2)
+
   def __post_init__(self):
     checks.check_at_least(
       "mqar", 1, num_pairs=self.num_pairs, held_out_examples=self.held_out_examples

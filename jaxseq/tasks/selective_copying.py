@@ -35,6 +35,10 @@ class SelectiveCopyingConfig:
   num_tokens: int = 16
   held_out_examples: int = 1024
 
+  @property
+  def chance(self) -> float:
+    return 1 / (self.vocab_size - 2)
+
   def __post_init__(self):
     checks.check_at_least(
       "selective_copying",

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxseq import data
+from jaxseq import data, tasks
 
 KINDS = (
   *("bytes", "tfds text", "tfds images", "digits"),
@@ -44,7 +44,9 @@ def joined(parts):
 
 
 def test_every_registered_source_is_tested_here(fields):
-  assert {made["name"] for made, _ in fields.values()} == set(data.SOURCES)
+  """The tasks are one kind of source; tests/tasks tests each of them."""
+  tested = {made["name"] for made, _ in fields.values()}
+  assert set(data.SOURCES) - tested <= set(tasks.TASKS)
 
 
 def test_a_batch_has_the_shapes_and_dtypes_that_are_promised(source):
