@@ -4,17 +4,39 @@ import difflib
 
 from jaxseq.tasks import (
   arrow_pointing,
+  compression,
+  in_context_recall,
   induction_heads,
+  joint_recall,
+  memorization,
+  needle,
+  ngram_lookup,
   parity,
+  phone_book,
   recall,
   selective_copying,
+  set_disjointness,
+  string_copying,
 )
 from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
+from jaxseq.tasks.compression import CompressionConfig
+from jaxseq.tasks.in_context_recall import (
+  FuzzyRecallConfig,
+  InContextRecallConfig,
+  NoisyRecallConfig,
+)
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
+from jaxseq.tasks.joint_recall import JointRecallConfig
+from jaxseq.tasks.memorization import MemorizationConfig
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
+from jaxseq.tasks.needle import NeedleConfig, PasskeyConfig
+from jaxseq.tasks.ngram_lookup import NgramLookupConfig
 from jaxseq.tasks.parity import ParityConfig
+from jaxseq.tasks.phone_book import PhoneBookConfig
 from jaxseq.tasks.recall import RecallConfig
 from jaxseq.tasks.selective_copying import SelectiveCopyingConfig
+from jaxseq.tasks.set_disjointness import SetDisjointnessConfig
+from jaxseq.tasks.string_copying import StringCopyingConfig
 from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, measure
 
 __all__ = [
@@ -22,11 +44,23 @@ __all__ = [
   "METRICS",
   "TASKS",
   "ArrowPointingConfig",
+  "CompressionConfig",
+  "FuzzyRecallConfig",
+  "InContextRecallConfig",
   "InductionHeadsConfig",
+  "JointRecallConfig",
+  "MemorizationConfig",
   "MovingDigitsConfig",
+  "NeedleConfig",
+  "NgramLookupConfig",
+  "NoisyRecallConfig",
   "ParityConfig",
+  "PasskeyConfig",
+  "PhoneBookConfig",
   "RecallConfig",
   "SelectiveCopyingConfig",
+  "SetDisjointnessConfig",
+  "StringCopyingConfig",
   "Task",
   "chance",
   "measure",
@@ -51,6 +85,76 @@ TASKS: dict[str, Task] = {
       "recall",
       "Gu & Dao 2023, arXiv:2312.00752",
     ),
+    Task(
+      "in_context_recall",
+      InContextRecallConfig,
+      in_context_recall.batch,
+      "recall",
+      "Poli et al. 2024, arXiv:2403.17844",
+    ),
+    Task(
+      "noisy_recall",
+      NoisyRecallConfig,
+      in_context_recall.batch,
+      "recall",
+      "Poli et al. 2024, arXiv:2403.17844",
+    ),
+    Task(
+      "fuzzy_recall",
+      FuzzyRecallConfig,
+      in_context_recall.batch,
+      "recall",
+      "Poli et al. 2024, arXiv:2403.17844",
+    ),
+    Task(
+      "memorization",
+      MemorizationConfig,
+      memorization.batch,
+      "recall",
+      "Poli et al. 2024, arXiv:2403.17844",
+    ),
+    Task(
+      "ngram_lookup",
+      NgramLookupConfig,
+      ngram_lookup.batch,
+      "recall",
+      "Jelassi et al. 2024, arXiv:2402.01032",
+    ),
+    Task(
+      "phone_book",
+      PhoneBookConfig,
+      phone_book.batch,
+      "recall",
+      "Jelassi et al. 2024, arXiv:2402.01032",
+    ),
+    Task(
+      "joint_recall",
+      JointRecallConfig,
+      joint_recall.batch,
+      "recall",
+      "Zhan et al. 2025, arXiv:2507.00449",
+    ),
+    Task(
+      "set_disjointness",
+      SetDisjointnessConfig,
+      set_disjointness.batch,
+      "recall",
+      "Arora et al. 2024, arXiv:2407.05483",
+    ),
+    Task(
+      "needle",
+      NeedleConfig,
+      needle.batch,
+      "recall",
+      "Hsieh et al. 2024, arXiv:2404.06654",
+    ),
+    Task(
+      "passkey",
+      PasskeyConfig,
+      needle.batch,
+      "recall",
+      "Mohtashami & Jaggi 2023, arXiv:2305.16300",
+    ),
     # Copying.
     Task(
       "selective_copying",
@@ -58,6 +162,20 @@ TASKS: dict[str, Task] = {
       selective_copying.batch,
       "copying",
       "Gu & Dao 2023, arXiv:2312.00752",
+    ),
+    Task(
+      "compression",
+      CompressionConfig,
+      compression.batch,
+      "copying",
+      "Poli et al. 2024, arXiv:2403.17844",
+    ),
+    Task(
+      "string_copying",
+      StringCopyingConfig,
+      string_copying.batch,
+      "copying",
+      "Jelassi et al. 2024, arXiv:2402.01032",
     ),
     # State tracking.
     Task(
