@@ -5,12 +5,14 @@ import difflib
 from jaxseq.tasks import (
   arrow_pointing,
   induction_heads,
+  linear_regression,
   parity,
   recall,
   selective_copying,
 )
 from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
+from jaxseq.tasks.linear_regression import LinearRegressionConfig
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
 from jaxseq.tasks.parity import ParityConfig
 from jaxseq.tasks.recall import RecallConfig
@@ -23,6 +25,7 @@ __all__ = [
   "TASKS",
   "ArrowPointingConfig",
   "InductionHeadsConfig",
+  "LinearRegressionConfig",
   "MovingDigitsConfig",
   "ParityConfig",
   "RecallConfig",
@@ -68,6 +71,15 @@ TASKS: dict[str, Task] = {
       "Grazzi et al. 2024, arXiv:2411.12537",
     ),
     # In-context learning.
+    Task(
+      "linear_regression",
+      LinearRegressionConfig,
+      linear_regression.batch,
+      "in-context learning",
+      "Garg et al. 2022, arXiv:2208.01066",
+      predicts="numbers",
+      metric="squared_error",
+    ),
     # Memory.
     # Long range.
     # Images.

@@ -3,7 +3,7 @@
 __all__ = ["check_at_least"]
 
 
-def check_at_least(task: str, least: int, **fields: int) -> None:
+def check_at_least(task: str, least: int | float, **fields: int | float) -> None:
   """
   Raises:
     ValueError: If a field is below `least`; names the first that is.

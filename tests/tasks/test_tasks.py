@@ -15,6 +15,7 @@ EXAMPLES = {
   "induction_heads": (dict(vocab_size=8), 12),
   "selective_copying": (dict(vocab_size=7, num_tokens=5), 21),
   "parity": (dict(), 21),
+  "linear_regression": (dict(num_dims=3, noise=0.2), 11),
   "arrow_pointing": (
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
