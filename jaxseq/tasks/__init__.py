@@ -9,6 +9,7 @@ from jaxseq.tasks import (
   parity,
   recall,
   selective_copying,
+  sparse_linear_regression,
 )
 from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
@@ -17,6 +18,7 @@ from jaxseq.tasks.moving_digits import MovingDigitsConfig
 from jaxseq.tasks.parity import ParityConfig
 from jaxseq.tasks.recall import RecallConfig
 from jaxseq.tasks.selective_copying import SelectiveCopyingConfig
+from jaxseq.tasks.sparse_linear_regression import SparseLinearRegressionConfig
 from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, measure
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
   "ParityConfig",
   "RecallConfig",
   "SelectiveCopyingConfig",
+  "SparseLinearRegressionConfig",
   "Task",
   "chance",
   "measure",
@@ -75,6 +78,15 @@ TASKS: dict[str, Task] = {
       "linear_regression",
       LinearRegressionConfig,
       linear_regression.batch,
+      "in-context learning",
+      "Garg et al. 2022, arXiv:2208.01066",
+      predicts="numbers",
+      metric="squared_error",
+    ),
+    Task(
+      "sparse_linear_regression",
+      SparseLinearRegressionConfig,
+      sparse_linear_regression.batch,
       "in-context learning",
       "Garg et al. 2022, arXiv:2208.01066",
       predicts="numbers",

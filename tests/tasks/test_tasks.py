@@ -16,6 +16,7 @@ EXAMPLES = {
   "selective_copying": (dict(vocab_size=7, num_tokens=5), 21),
   "parity": (dict(), 21),
   "linear_regression": (dict(num_dims=3, noise=0.2), 11),
+  "sparse_linear_regression": (dict(num_dims=4, num_nonzero=2), 12),
   "arrow_pointing": (
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
