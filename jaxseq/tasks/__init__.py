@@ -4,6 +4,7 @@ import difflib
 
 from jaxseq.tasks import (
   arrow_pointing,
+  fourier_regression,
   induction_heads,
   linear_regression,
   parity,
@@ -12,6 +13,7 @@ from jaxseq.tasks import (
   sparse_linear_regression,
 )
 from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
+from jaxseq.tasks.fourier_regression import FourierRegressionConfig
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
 from jaxseq.tasks.linear_regression import LinearRegressionConfig
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
@@ -26,6 +28,7 @@ __all__ = [
   "METRICS",
   "TASKS",
   "ArrowPointingConfig",
+  "FourierRegressionConfig",
   "InductionHeadsConfig",
   "LinearRegressionConfig",
   "MovingDigitsConfig",
@@ -89,6 +92,15 @@ TASKS: dict[str, Task] = {
       sparse_linear_regression.batch,
       "in-context learning",
       "Garg et al. 2022, arXiv:2208.01066",
+      predicts="numbers",
+      metric="squared_error",
+    ),
+    Task(
+      "fourier_regression",
+      FourierRegressionConfig,
+      fourier_regression.batch,
+      "in-context learning",
+      "Panwar et al. 2023, arXiv:2306.04891",
       predicts="numbers",
       metric="squared_error",
     ),
