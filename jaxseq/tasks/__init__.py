@@ -4,6 +4,7 @@ import difflib
 
 from jaxseq.tasks import (
   arrow_pointing,
+  discrete_functions,
   fourier_regression,
   induction_heads,
   linear_regression,
@@ -13,6 +14,7 @@ from jaxseq.tasks import (
   sparse_linear_regression,
 )
 from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
+from jaxseq.tasks.discrete_functions import DiscreteFunctionsConfig
 from jaxseq.tasks.fourier_regression import FourierRegressionConfig
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
 from jaxseq.tasks.linear_regression import LinearRegressionConfig
@@ -28,6 +30,7 @@ __all__ = [
   "METRICS",
   "TASKS",
   "ArrowPointingConfig",
+  "DiscreteFunctionsConfig",
   "FourierRegressionConfig",
   "InductionHeadsConfig",
   "LinearRegressionConfig",
@@ -101,6 +104,15 @@ TASKS: dict[str, Task] = {
       fourier_regression.batch,
       "in-context learning",
       "Panwar et al. 2023, arXiv:2306.04891",
+      predicts="numbers",
+      metric="squared_error",
+    ),
+    Task(
+      "discrete_functions",
+      DiscreteFunctionsConfig,
+      discrete_functions.batch,
+      "in-context learning",
+      "Bhattamishra et al. 2023, arXiv:2310.03016",
       predicts="numbers",
       metric="squared_error",
     ),

@@ -18,6 +18,7 @@ EXAMPLES = {
   "linear_regression": (dict(num_dims=3, noise=0.2), 11),
   "sparse_linear_regression": (dict(num_dims=4, num_nonzero=2), 12),
   "fourier_regression": (dict(max_frequency=2), 14),
+  "discrete_functions": (dict(num_bits=3), 12),
   "arrow_pointing": (
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
