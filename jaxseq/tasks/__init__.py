@@ -8,6 +8,7 @@ from jaxseq.tasks import (
   fourier_regression,
   induction_heads,
   linear_regression,
+  markov_chains,
   parity,
   recall,
   selective_copying,
@@ -18,6 +19,7 @@ from jaxseq.tasks.discrete_functions import DiscreteFunctionsConfig
 from jaxseq.tasks.fourier_regression import FourierRegressionConfig
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
 from jaxseq.tasks.linear_regression import LinearRegressionConfig
+from jaxseq.tasks.markov_chains import MarkovChainsConfig
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
 from jaxseq.tasks.parity import ParityConfig
 from jaxseq.tasks.recall import RecallConfig
@@ -34,6 +36,7 @@ __all__ = [
   "FourierRegressionConfig",
   "InductionHeadsConfig",
   "LinearRegressionConfig",
+  "MarkovChainsConfig",
   "MovingDigitsConfig",
   "ParityConfig",
   "RecallConfig",
@@ -115,6 +118,14 @@ TASKS: dict[str, Task] = {
       "Bhattamishra et al. 2023, arXiv:2310.03016",
       predicts="numbers",
       metric="squared_error",
+    ),
+    Task(
+      "markov_chains",
+      MarkovChainsConfig,
+      markov_chains.batch,
+      "in-context learning",
+      "Bondaschi et al. 2025, arXiv:2502.10178",
+      metric="divergence",
     ),
     # Memory.
     # Long range.

@@ -19,6 +19,7 @@ EXAMPLES = {
   "sparse_linear_regression": (dict(num_dims=4, num_nonzero=2), 12),
   "fourier_regression": (dict(max_frequency=2), 14),
   "discrete_functions": (dict(num_bits=3), 12),
+  "markov_chains": (dict(vocab_size=3, order=2), 16),
   "arrow_pointing": (
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
