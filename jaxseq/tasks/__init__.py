@@ -4,6 +4,7 @@ import difflib
 
 from jaxseq.tasks import (
   arrow_pointing,
+  automata,
   discrete_functions,
   fourier_regression,
   induction_heads,
@@ -15,6 +16,7 @@ from jaxseq.tasks import (
   sparse_linear_regression,
 )
 from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
+from jaxseq.tasks.automata import AutomataConfig
 from jaxseq.tasks.discrete_functions import DiscreteFunctionsConfig
 from jaxseq.tasks.fourier_regression import FourierRegressionConfig
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
@@ -32,6 +34,7 @@ __all__ = [
   "METRICS",
   "TASKS",
   "ArrowPointingConfig",
+  "AutomataConfig",
   "DiscreteFunctionsConfig",
   "FourierRegressionConfig",
   "InductionHeadsConfig",
@@ -125,6 +128,14 @@ TASKS: dict[str, Task] = {
       markov_chains.batch,
       "in-context learning",
       "Bondaschi et al. 2025, arXiv:2502.10178",
+      metric="divergence",
+    ),
+    Task(
+      "automata",
+      AutomataConfig,
+      automata.batch,
+      "in-context learning",
+      "Akyürek et al. 2024, arXiv:2401.12973",
       metric="divergence",
     ),
     # Memory.

@@ -103,5 +103,5 @@ def chance(metric: str, config: Any, batch: dict[str, Array]) -> float:
     return config.chance
   weights, optimum = batch["weights"], batch["optimum"]
   mean = jnp.tensordot(weights, optimum, axes=weights.ndim) / jnp.sum(weights)
-  constant = jnp.log(mean) if metric == "divergence" else mean
+  constant = jnp.log(jnp.maximum(mean, 1e-30)) if metric == "divergence" else mean
   return float(measure(metric, jnp.broadcast_to(constant, optimum.shape), batch))

@@ -20,6 +20,7 @@ EXAMPLES = {
   "fourier_regression": (dict(max_frequency=2), 14),
   "discrete_functions": (dict(num_bits=3), 12),
   "markov_chains": (dict(vocab_size=3, order=2), 16),
+  "automata": (dict(vocab_size=7, max_states=5, max_string=6), 20),
   "arrow_pointing": (
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
