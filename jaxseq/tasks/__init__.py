@@ -12,6 +12,7 @@ from jaxseq.tasks import (
   markov_chains,
   parity,
   recall,
+  regression_mixture,
   selective_copying,
   sparse_linear_regression,
 )
@@ -25,6 +26,7 @@ from jaxseq.tasks.markov_chains import MarkovChainsConfig
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
 from jaxseq.tasks.parity import ParityConfig
 from jaxseq.tasks.recall import RecallConfig
+from jaxseq.tasks.regression_mixture import RegressionMixtureConfig
 from jaxseq.tasks.selective_copying import SelectiveCopyingConfig
 from jaxseq.tasks.sparse_linear_regression import SparseLinearRegressionConfig
 from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, measure
@@ -43,6 +45,7 @@ __all__ = [
   "MovingDigitsConfig",
   "ParityConfig",
   "RecallConfig",
+  "RegressionMixtureConfig",
   "SelectiveCopyingConfig",
   "SparseLinearRegressionConfig",
   "Task",
@@ -110,6 +113,15 @@ TASKS: dict[str, Task] = {
       fourier_regression.batch,
       "in-context learning",
       "Panwar et al. 2023, arXiv:2306.04891",
+      predicts="numbers",
+      metric="squared_error",
+    ),
+    Task(
+      "regression_mixture",
+      RegressionMixtureConfig,
+      regression_mixture.batch,
+      "in-context learning",
+      "Pathak et al. 2023, arXiv:2311.08362",
       predicts="numbers",
       metric="squared_error",
     ),
