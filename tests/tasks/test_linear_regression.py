@@ -65,7 +65,8 @@ def test_pairs_ask_for_the_last_y_alone():
 
 
 def test_one_step_is_a_step_of_gradient_descent():
-  x, y, query = (np.random.default_rng(0).normal(size=s) for s in ((7, D), 7, D))
+  keys, shapes = jax.random.split(jax.random.key(0), 3), ((7, D), (7,), (D,))
+  x, y, query = (jax.random.normal(*both) for both in zip(keys, shapes))
   loss = lambda w: jnp.sum((x @ w - y) ** 2) / (2 * len(y))
   step = jnp.arange(1.0, D + 1)
   w = -step * jax.grad(loss)(jnp.zeros(D))
@@ -82,7 +83,8 @@ def test_the_best_step_is_that_of_least_error():
   fitted, *_ = np.linalg.lstsq(features, batch["targets"][:, -1, 0])
   best = linear_regression.best_step(config, 10)
   np.testing.assert_allclose(fitted, best, rtol=0.1)
-  got = linear_regression.one_step(pairs[..., :D], pairs[..., D], query, best)
+  x, y, query = map(jnp.asarray, (pairs[..., :D], pairs[..., D], query))
+  got = linear_regression.one_step(x, y, query, best)
   np.testing.assert_allclose(got, features @ np.asarray(best), rtol=1e-3, atol=1e-5)
 
 
