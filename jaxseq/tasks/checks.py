@@ -5,7 +5,7 @@ from collections.abc import Sequence
 __all__ = ["check_at_least", "check_one_of"]
 
 
-def check_at_least(task: str, least: int, **fields: int) -> None:
+def check_at_least(task: str, least: int | float, **fields: int | float) -> None:
   """
   Raises:
     ValueError: If a field is below `least`; names the first that is.

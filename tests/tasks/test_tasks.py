@@ -27,6 +27,13 @@ EXAMPLES = {
   "compression": (dict(num_tokens=4, max_places=8), 12),
   "string_copying": (dict(vocab_size=7, shortest=0.5), 15),
   "parity": (dict(), 21),
+  "linear_regression": (dict(num_dims=3, noise=0.2), 11),
+  "sparse_linear_regression": (dict(num_dims=4, num_nonzero=2), 12),
+  "fourier_regression": (dict(max_frequency=2), 14),
+  "regression_mixture": (dict(num_dims=3), 12),
+  "discrete_functions": (dict(num_bits=3), 12),
+  "markov_chains": (dict(vocab_size=3, order=2), 16),
+  "automata": (dict(vocab_size=7, max_states=5, max_string=6), 20),
   "arrow_pointing": (
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
