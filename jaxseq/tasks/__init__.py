@@ -5,12 +5,14 @@ import difflib
 from jaxseq.tasks import (
   arrow_pointing,
   induction_heads,
+  listops,
   parity,
   recall,
   selective_copying,
 )
 from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
+from jaxseq.tasks.listops import ListOpsConfig
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
 from jaxseq.tasks.parity import ParityConfig
 from jaxseq.tasks.recall import RecallConfig
@@ -23,6 +25,7 @@ __all__ = [
   "TASKS",
   "ArrowPointingConfig",
   "InductionHeadsConfig",
+  "ListOpsConfig",
   "MovingDigitsConfig",
   "ParityConfig",
   "RecallConfig",
@@ -70,6 +73,14 @@ TASKS: dict[str, Task] = {
     # In-context learning.
     # Memory.
     # Long range.
+    Task(
+      "listops",
+      ListOpsConfig,
+      listops.batch,
+      "long range",
+      "Nangia & Bowman 2018, arXiv:1804.06028",
+      predicts="class",
+    ),
     # Images.
     Task(
       "arrow_pointing",

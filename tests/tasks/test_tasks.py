@@ -15,6 +15,7 @@ EXAMPLES = {
   "induction_heads": (dict(vocab_size=8), 12),
   "selective_copying": (dict(vocab_size=7, num_tokens=5), 21),
   "parity": (dict(), 21),
+  "listops": (dict(max_depth=3, max_args=4), 20),
   "arrow_pointing": (
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
