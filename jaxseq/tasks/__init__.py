@@ -7,6 +7,7 @@ from jaxseq.tasks import (
   induction_heads,
   listops,
   parity,
+  pathfinder,
   recall,
   selective_copying,
 )
@@ -15,6 +16,7 @@ from jaxseq.tasks.induction_heads import InductionHeadsConfig
 from jaxseq.tasks.listops import ListOpsConfig
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
 from jaxseq.tasks.parity import ParityConfig
+from jaxseq.tasks.pathfinder import PathfinderConfig
 from jaxseq.tasks.recall import RecallConfig
 from jaxseq.tasks.selective_copying import SelectiveCopyingConfig
 from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, measure
@@ -28,6 +30,7 @@ __all__ = [
   "ListOpsConfig",
   "MovingDigitsConfig",
   "ParityConfig",
+  "PathfinderConfig",
   "RecallConfig",
   "SelectiveCopyingConfig",
   "Task",
@@ -79,6 +82,14 @@ TASKS: dict[str, Task] = {
       listops.batch,
       "long range",
       "Nangia & Bowman 2018, arXiv:1804.06028",
+      predicts="class",
+    ),
+    Task(
+      "pathfinder",
+      PathfinderConfig,
+      pathfinder.batch,
+      "long range",
+      "Linsley et al. 2018, arXiv:1805.08477",
       predicts="class",
     ),
     # Images.

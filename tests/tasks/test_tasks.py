@@ -16,6 +16,10 @@ EXAMPLES = {
   "selective_copying": (dict(vocab_size=7, num_tokens=5), 21),
   "parity": (dict(), 21),
   "listops": (dict(max_depth=3, max_args=4), 20),
+  "pathfinder": (
+    dict(num_dashes=3, num_distractors=1, distractor_dashes=1, step=0.25),
+    16**2,
+  ),
   "arrow_pointing": (
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
