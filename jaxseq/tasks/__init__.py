@@ -1,39 +1,62 @@
 """Synthetic tasks: pure functions from random keys to batches."""
 
 import difflib
+import functools
 
 from jaxseq.tasks import (
   arrow_pointing,
   induction_heads,
   listops,
+  memory_updating,
   parity,
   pathfinder,
   recall,
   selective_copying,
+  working_memory,
 )
 from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
 from jaxseq.tasks.induction_heads import InductionHeadsConfig
 from jaxseq.tasks.listops import ListOpsConfig
+from jaxseq.tasks.memory_updating import (
+  MemoryUpdatingConfig,
+  NBackConfig,
+  TaskSwitchingConfig,
+)
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
 from jaxseq.tasks.parity import ParityConfig
 from jaxseq.tasks.pathfinder import PathfinderConfig
 from jaxseq.tasks.recall import RecallConfig
 from jaxseq.tasks.selective_copying import SelectiveCopyingConfig
 from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, measure
+from jaxseq.tasks.working_memory import (
+  ComplexSpanConfig,
+  FreeRecallConfig,
+  SerialRecallConfig,
+  SpatialCoordinationConfig,
+  WorkingMemoryConfig,
+)
 
 __all__ = [
   "ABILITIES",
   "METRICS",
   "TASKS",
   "ArrowPointingConfig",
+  "ComplexSpanConfig",
+  "FreeRecallConfig",
   "InductionHeadsConfig",
   "ListOpsConfig",
+  "MemoryUpdatingConfig",
   "MovingDigitsConfig",
+  "NBackConfig",
   "ParityConfig",
   "PathfinderConfig",
   "RecallConfig",
   "SelectiveCopyingConfig",
+  "SerialRecallConfig",
+  "SpatialCoordinationConfig",
   "Task",
+  "TaskSwitchingConfig",
+  "WorkingMemoryConfig",
   "chance",
   "measure",
   "task",
@@ -75,6 +98,85 @@ TASKS: dict[str, Task] = {
     ),
     # In-context learning.
     # Memory.
+    Task(
+      "worm_serial_recall",
+      SerialRecallConfig,
+      functools.partial(working_memory.batch, trial=working_memory.serial_recall),
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "worm_serial_recognition",
+      WorkingMemoryConfig,
+      functools.partial(working_memory.batch, trial=working_memory.serial_recognition),
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "worm_free_recall",
+      FreeRecallConfig,
+      functools.partial(working_memory.batch, trial=working_memory.free_recall),
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "worm_item_recognition",
+      WorkingMemoryConfig,
+      functools.partial(working_memory.batch, trial=working_memory.item_recognition),
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "worm_change_detection",
+      WorkingMemoryConfig,
+      functools.partial(working_memory.batch, trial=working_memory.change_detection),
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "worm_feature_binding",
+      WorkingMemoryConfig,
+      functools.partial(working_memory.batch, trial=working_memory.feature_binding),
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "worm_spatial_coordination",
+      SpatialCoordinationConfig,
+      functools.partial(
+        working_memory.batch, trial=working_memory.spatial_coordination
+      ),
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "worm_complex_span",
+      ComplexSpanConfig,
+      functools.partial(working_memory.batch, trial=working_memory.complex_span),
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "worm_memory_updating",
+      MemoryUpdatingConfig,
+      memory_updating.memory_updating,
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "worm_task_switching",
+      TaskSwitchingConfig,
+      memory_updating.task_switching,
+      "memory",
+      "Sikarwar & Zhang 2023, arXiv:2307.10768",
+    ),
+    Task(
+      "n_back",
+      NBackConfig,
+      memory_updating.n_back,
+      "memory",
+      "Kirchner 1958, doi:10.1037/h0043688",
+    ),
     # Long range.
     Task(
       "listops",
