@@ -10,6 +10,7 @@ from jaxseq.tasks import (
   memory_updating,
   parity,
   pathfinder,
+  pixel_digits,
   recall,
   selective_copying,
   working_memory,
@@ -25,9 +26,17 @@ from jaxseq.tasks.memory_updating import (
 from jaxseq.tasks.moving_digits import MovingDigitsConfig
 from jaxseq.tasks.parity import ParityConfig
 from jaxseq.tasks.pathfinder import PathfinderConfig
+from jaxseq.tasks.pixel_digits import PixelDigitsConfig
 from jaxseq.tasks.recall import RecallConfig
 from jaxseq.tasks.selective_copying import SelectiveCopyingConfig
-from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, measure
+from jaxseq.tasks.task import (
+  ABILITIES,
+  METRICS,
+  Task,
+  chance,
+  held_out,
+  measure,
+)
 from jaxseq.tasks.working_memory import (
   ComplexSpanConfig,
   FreeRecallConfig,
@@ -50,6 +59,7 @@ __all__ = [
   "NBackConfig",
   "ParityConfig",
   "PathfinderConfig",
+  "PixelDigitsConfig",
   "RecallConfig",
   "SelectiveCopyingConfig",
   "SerialRecallConfig",
@@ -58,6 +68,7 @@ __all__ = [
   "TaskSwitchingConfig",
   "WorkingMemoryConfig",
   "chance",
+  "held_out",
   "measure",
   "task",
 ]
@@ -201,6 +212,14 @@ TASKS: dict[str, Task] = {
       arrow_pointing.batch,
       "images",
       "Poeppel et al. 2025, arXiv:2506.11997",
+      predicts="class",
+    ),
+    Task(
+      "pixel_digits",
+      PixelDigitsConfig,
+      pixel_digits.batch,
+      "images",
+      "Le et al. 2015, arXiv:1504.00941",
       predicts="class",
     ),
   )

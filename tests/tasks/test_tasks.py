@@ -35,6 +35,7 @@ EXAMPLES = {
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
   ),
+  "pixel_digits": (dict(), 64),
 }
 ROWS = 64
 
