@@ -113,7 +113,8 @@ def test_what_does_not_fit_is_refused():
     working_memory.SpatialCoordinationConfig(set_size=5)
   with pytest.raises(ValueError, match="complex_span needs num_pairs >= 0; got -1"):
     working_memory.ComplexSpanConfig(num_pairs=-1)
-  keys, config = jax.random.split(jax.random.key(0), 1), working_memory.SerialRecallConfig()
+  keys = jax.random.split(jax.random.key(0), 1)
+  config = working_memory.SerialRecallConfig()
   recall = dict(trial=working_memory.serial_recall)
   with pytest.raises(ValueError, match="recall needs sequence_length >= 14; got 13"):
     working_memory.batch(keys, config, 13, **recall)
