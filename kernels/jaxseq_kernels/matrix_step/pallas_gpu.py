@@ -13,6 +13,7 @@ that many are on a processor and some always wait for memory while others comput
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental import pallas as pl
 from jax.experimental.mosaic.gpu import fragmented_array
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -34,12 +35,11 @@ def step(q, k, v, state, log_decay, beta, a, b, *, scale, interpret=False):
   """See `reference.forward`; the state float32, K and V multiples of 32."""
   B, _, H, K = q.shape
   V = v.shape[-1]
-  given = dict(q=q, k=k, v=v, state=state, log_decay=log_decay, beta=beta, a=a, b=b)
+  given = dict(q=q, k=k, v=v, log_decay=log_decay, beta=beta, a=a, b=b)
   given = {name: x for name, x in given.items() if x is not None}
 
   def program(*refs):
-    *refs, o_ref, last_ref = refs
-    refs = dict(zip(given, refs, strict=True))
+    refs = dict(zip(("state", "o", *given), refs, strict=True))
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     columns = pl.ds(jax.lax.axis_index("block") * COLUMNS, COLUMNS)
 
@@ -78,20 +78,20 @@ def step(q, k, v, state, log_decay, beta, a, b, *, scale, interpret=False):
     S += k * over_rows(u)
     if moved is not None:
       S += moved
-    last_ref.at[batch, head, :, columns][...] = S
+    refs["state"].at[batch, head, :, columns][...] = S
     o = scale * sum_of_cols(by_row["q"] * S)
-    o_ref.at[batch, 0, head, columns][...] = o.astype(o_ref.dtype)
+    refs["o"].at[batch, 0, head, columns][...] = o.astype(v.dtype)
 
   run = plgpu.kernel(
     program,
-    out_type=(
-      jax.ShapeDtypeStruct(v.shape, v.dtype),
-      jax.ShapeDtypeStruct(state.shape, state.dtype),
-    ),
+    out_type=(),
     grid=(B, H, V // COLUMNS),
     grid_names=("batch", "head", "block"),
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name="matrix_step",
     interpret=interpret or None,
   )
-  return run(*given.values())
+  # S' takes the place of S: a loop over tokens then copies no state.
+  update = pl.run_state(lambda refs: run(*refs, *given.values()))
+  state, o = update((state, jax.lax.empty(v.shape, v.dtype)))
+  return o, state
