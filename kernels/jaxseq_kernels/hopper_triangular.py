@@ -35,7 +35,7 @@ def plain_inverse(N):
 def inverse(ctx, N, N_s, T_s):
   """T = (I - N)^-1 - I for strictly lower N, of which the transpose is given.
 
-  T is written in the dtype of T_s, float16 or float32.
+  T_s takes it in float32, or as halves in float16, the second below the first.
 
   The halves of the diagonal first, A and B of [[A, 0], [M, B]]: thread c of a warp
   finds column c of the inverse, from the top to the bottom. As soon as an entry is
@@ -57,9 +57,14 @@ def inverse(ctx, N, N_s, T_s):
   column = arith.index_cast(index, lane)
 
   def keep(x, row, column):
-    if T_s.type.element_type != f32:
-      x = arith.truncf(T_s.type.element_type, x)
-    memref.store(x, T_s, [row, column])
+    if T_s.type.element_type == f32:
+      memref.store(x, T_s, [row, column])
+      return
+    high = arith.truncf(T_s.type.element_type, x)
+    low = arith.subf(x, arith.extf(f32, high))
+    memref.store(high, T_s, [row, column])
+    low = arith.truncf(T_s.type.element_type, low)
+    memref.store(low, T_s, [add(row, at(CHUNK)), column])
 
   def factors(row, column, count):
     for start in range(0, count, 4):

@@ -9,11 +9,15 @@ state before it and D_ij = exp2(G_i - G_j) for j <= i,
     S' = exp2(G_C) S + (exp2(G_C - G) k)^T n
 
 where I + T is the inverse of I + M, M = beta_j (k k^T * D)_ij for j < i. First
-`inverses` finds all T. They are in float16, finer than bfloat16: for keys of length 1
-at most and beta <= 2 no entry exceeds 2. Then `scan`: a program, one warpgroup, walks
-over the chunks of a piece of a head's sequence, for 64 columns of the values. It keeps
-the state, transposed, in registers, where it is the left operand of products, as are y
-and n; the copies of later chunks are under way while it works on one.
+`inverses` finds all T, float16: for keys of length 1 at most and beta <= 2 no entry
+exceeds 2. Then `scan`: a program, one warpgroup, walks over the chunks of a piece of a
+head's sequence, for 64 columns of the values. It keeps the state, transposed, in
+registers, where it is the left operand of products, as are y and n; the copies of later
+chunks are under way while it works on one.
+
+If keys repeat at beta = 2, T alternates between 2 and -2 and nothing that was written
+fades: what is rounded away stays, chunk after chunk. So T, y and what is written to S
+(and in the gradients to R) are each two halves of 16 bits that add up to it.
 
 Backwards in time, with R the gradient of the state after the chunk,
 
@@ -53,7 +57,7 @@ bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
 
 
 def inverses(k, g, beta, *, interpret=False):
-  """T [B, H, N, CHUNK, CHUNK] in float16, and the sums G [B, H, N, CHUNK] of g.
+  """T [B, H, N, 2 CHUNK, CHUNK] as halves, and the sums G [B, H, N, CHUNK] of g.
 
   Args:
     k: [B, T, H, K] bfloat16; T a multiple of 8, K and V of 32.
@@ -103,7 +107,8 @@ def inverses(k, g, beta, *, interpret=False):
       pl.when(step + 1 < count)(lambda: fetch(step + 1))
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       if interpret:
-        T_s[...] = hopper_triangular.plain_inverse(M.T).astype(f16)
+        T = hopper_triangular.plain_inverse(M.T)
+        T_s[:CHUNK], T_s[CHUNK:] = hopper.halves(T, f16)
       else:
         hopper_triangular.inverse(M, N_s.at[:, pl.ds(0, CHUNK)], T_s)
       plgpu.commit_smem()
@@ -119,7 +124,7 @@ def inverses(k, g, beta, *, interpret=False):
   run = plgpu.kernel(
     program,
     out_type=(
-      jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), f16),
+      jax.ShapeDtypeStruct((B, H, N, 2 * CHUNK, CHUNK), f16),
       jax.ShapeDtypeStruct((B, H, N, CHUNK), f32),
     ),
     grid=(B, H, -(-N // span)),
@@ -129,7 +134,7 @@ def inverses(k, g, beta, *, interpret=False):
     scratch_types=[
       hopper.tiles((groups, CHUNK, depth), bf16, K),
       plgpu.SMEM((groups, CHUNK, hopper_triangular.ROW), f32),
-      plgpu.SMEM((groups, CHUNK, CHUNK), f16),
+      plgpu.SMEM((groups, 2 * CHUNK, CHUNK), f16),
       *[plgpu.SMEM((groups, CHUNK), f32)] * 3,
       plgpu.Barrier(num_arrivals=3, num_barriers=groups),
       plgpu.Barrier(num_arrivals=groups),
@@ -198,7 +203,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     last_ref = refs.pop(0)
     o_ref = None if q is None else refs.pop(0)
     w_ref, S_ref = (refs.pop(0), refs.pop(0)) if keep else (None, None)
-    q_s, k_s, v_s, T_s, P_s, w_s, S_s, G_rows, G_cols, beta_s, *arrivals = refs
+    q_s, k_s, v_s, T_s, P_s, S_s, G_rows, G_cols, beta_s, *arrivals = refs
     arrived, q_arrived, T_arrived = arrivals
 
     batch, b, head, block, first, count = hopper.place(N, P)
@@ -249,7 +254,6 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
         share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
         share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
         scores = product(q_s, k.T) * share
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         P_s[...] = scores.astype(bf16)
         if keep:
           S_s[...] = S_b
@@ -262,10 +266,10 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       y = product(S_b, k.T) * hopper.along_cols(-jnp.exp2(G), BLOCK)
       y += hopper.load(v_s.at[slot].T)
       plgpu.barrier_wait(T_arrived)
-      w = _solved(product, y, T_s.T)
+      w = _solved(product, y, [T.T for T in _halves(T_s)])
       pl.when(more)(lambda: fetch_T(step + 1))
       if keep:
-        w_s.T[...] = w.astype(bf16)
+        v_s.at[slot].T[...] = w.astype(bf16)  # The values are not needed any more.
       w *= hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
       if q is not None:
         o = product(w.astype(bf16), P_s.T, o)
@@ -273,10 +277,12 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(P_s, o_ref.at[b, tokens(n), head, columns])
         if keep:
-          plgpu.copy_smem_to_gmem(w_s, w_ref.at[b, tokens(n), head, columns])
+          here = w_ref.at[b, tokens(n), head, columns]
+          plgpu.copy_smem_to_gmem(v_s.at[slot], here)
       w *= hopper.along_cols(jnp.exp2(total - G), BLOCK)
       S *= hopper.along_rows(_row(jnp.exp2(total)), depth)
-      S = product(w.astype(bf16), k, S)
+      S = product([*hopper.halves(w, bf16)], [k] * 2, S)
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
       return S
 
@@ -305,9 +311,8 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       None if q is None else hopper.tiles((CHUNK, depth), bf16, columns_of),
       hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
       hopper.tiles((STAGES, CHUNK, BLOCK), bf16, columns_of),
-      hopper.tiles((CHUNK, CHUNK), f16, columns_of),
+      hopper.tiles((2 * CHUNK, CHUNK), f16, columns_of),
       None if q is None else hopper.tiles((CHUNK, CHUNK), bf16, columns_of),
-      hopper.tiles((CHUNK, BLOCK), bf16, columns_of) if keep else None,
       hopper.tiles((BLOCK, depth), bf16, columns_of) if keep else None,
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
@@ -362,7 +367,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
     state_ref = None if state is None else refs.pop(0)
     first_ref = refs.pop(0)
     dv_ref = None if ends else refs.pop(0)
-    q_s, k_s, do_s, T_s, P_s, G_rows, G_cols, beta_s, arrived = refs
+    q_s, k_s, do_s, T_s, P_s, G_rows, G_cols, beta_s, arrived, T_arrived = refs
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
@@ -376,13 +381,17 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       copy(q_ref.at[b, rows, head, all_keys], q_s.at[slot], here)
       copy(k_ref.at[b, rows, head, all_keys], k_s.at[slot], here)
       copy(do_ref.at[b, rows, head, columns], do_s.at[slot], here)
-      copy(T_ref.at[b, head, n], T_s.at[slot], here)
       copy(G_ref.at[b, head, n], G_rows.at[slot], here)
       copy(G_ref.at[b, head, n], G_cols.at[slot], here)
       copy(beta_ref.at[b, head, n], beta_s.at[slot], here)
 
+    def fetch_T(step):
+      n = first + count - 1 - step
+      plgpu.copy_gmem_to_smem(T_ref.at[b, head, n], T_s, T_arrived)
+
     for step in range(STAGES):
       pl.when(step < count)(lambda step=step: fetch(step))
+    pl.when(count > 0)(lambda: fetch_T(0))
     i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
 
     def chunk(step, R):
@@ -401,7 +410,9 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       do = plgpu.load(do_s.at[slot].T, layout=hopper.TILE)
       dn = product(do, P_s, dn)
       dn *= hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
-      dv = _solved(product, dn, T_s.at[slot])
+      plgpu.barrier_wait(T_arrived)
+      dv = _solved(product, dn, _halves(T_s))
+      pl.when(step + 1 < count)(lambda: fetch_T(step + 1))
       if not ends:
         P_s.T[...] = dv.astype(bf16)
         plgpu.commit_smem()
@@ -410,7 +421,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       do = do.astype(f32) * hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
       R = product(do.astype(bf16), q, R)
       dv *= hopper.along_cols(-jnp.exp2(G), BLOCK)
-      R = product(dv.astype(bf16), k, R)
+      R = product([*hopper.halves(dv, bf16)], [k] * 2, R)
       pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
       return R
 
@@ -435,12 +446,13 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
       hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
       hopper.tiles((STAGES, CHUNK, BLOCK), bf16, columns_of),
-      hopper.tiles((STAGES, CHUNK, CHUNK), f16, columns_of),
+      hopper.tiles((2 * CHUNK, CHUNK), f16, columns_of),
       hopper.tiles((CHUNK, CHUNK), bf16, columns_of),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.Barrier(num_arrivals=7, num_barriers=STAGES),
+      plgpu.Barrier(num_arrivals=6, num_barriers=STAGES),
+      plgpu.Barrier(),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name="gated_delta_rule_" + ("values_ends" if ends else "values"),
@@ -638,9 +650,14 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
   return run(*arrays)
 
 
+def _halves(T_s):
+  return [T_s.at[pl.ds(part * CHUNK, CHUNK)] for part in range(2)]
+
+
 def _solved(product, x, T):
-  """x + x T. T is in float16, as is x, each of its rows scaled to at most 1."""
+  """x + x T. Both are halves in float16, each row of x scaled to at most 1."""
   largest = plgpu.layout_cast(jnp.max(jnp.abs(x), axis=1), hopper.ROWS)
   largest = jnp.maximum(largest, 1e-30)
-  scaled = x * hopper.along_rows(1 / largest, x.shape[1])
-  return x + product(scaled.astype(f16), T) * hopper.along_rows(largest, x.shape[1])
+  high, low = hopper.halves(x * hopper.along_rows(1 / largest, x.shape[1]), f16)
+  solved = product([high, high], T)
+  return x + solved * hopper.along_rows(largest, x.shape[1])

@@ -13,7 +13,6 @@ that many are on a processor and some always wait for memory while others comput
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental import pallas as pl
 from jax.experimental.mosaic.gpu import fragmented_array
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
