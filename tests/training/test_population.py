@@ -33,6 +33,10 @@ def batches(steps=6):
   return jax.tree.map(lambda x: x.reshape(steps, len(SEEDS), 4, *x.shape[1:]), batch)
 
 
+def at(tree, *index):
+  return jax.tree.map(lambda x: x[index], tree)
+
+
 @pytest.fixture(scope="module")
 def trained():
   steps = jax.jit(training.make_population_steps(loss_fn, CONFIG))
@@ -49,8 +53,7 @@ def alone(seed, rate):
   step = jax.jit(training.make_step(loss_fn, rule, training.schedule(config)))
   measured = []
   for n in range(6):
-    batch = jax.tree.map(lambda x: x[n, seed], batches())
-    state, metrics = step(state, batch)
+    state, metrics = step(state, at(batches(), n, seed))
     measured.append(metrics)
   return state, jax.tree.map(lambda *x: jnp.stack(x), *measured)
 
@@ -67,9 +70,8 @@ def test_a_population_is_the_runs_one_by_one(trained, name, monkeypatch):
   for member, (seed, rate) in enumerate(np.ndindex(2, 2)):
     state, measured = alone(seed, rate)
     assert population.rates[member] == np.float32(RATES[rate])
-    mine = jax.tree.map(lambda x: x[member], after.params)
-    testing.assert_close(mine, state.params)
-    testing.assert_close(jax.tree.map(lambda x: x[:, member], metrics), measured)
+    testing.assert_close(at(after.params, member), state.params)
+    testing.assert_close(at(metrics, slice(None), member), measured)
 
 
 def test_a_member_that_diverges_keeps_its_parameters_and_leaves_the_others(trained):
@@ -78,11 +80,9 @@ def test_a_member_that_diverges_keeps_its_parameters_and_leaves_the_others(train
   poisoned["weights"] = poisoned["weights"].at[2:, 1].set(np.nan)
   other, _ = steps(population, poisoned)
   np.testing.assert_array_equal(other.states.skipped, [0, 0, 4, 4])
-  of = lambda p, which: jax.tree.map(lambda x: x[which], p.params)
-  testing.assert_close(of(other, slice(2)), of(after, slice(2)))
-  two = jax.tree.map(lambda x: x[:2], batches())
-  short, _ = steps(population, two)
-  testing.assert_close(of(other, slice(2, 4)), of(short, slice(2, 4)))
+  short, _ = steps(population, at(batches(), slice(2)))
+  for seed, want in ((slice(2), after), (slice(2, 4), short)):
+    testing.assert_close(at(other.params, seed), at(want.params, seed))
 
 
 def test_members_lie_on_the_data_axis_and_learn_the_same_there(trained):
