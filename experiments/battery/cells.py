@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,12 @@ from experiments.battery import cost
 from experiments.battery.sizes import Level, Size
 from jaxseq import models, registry, tasks, training
 
-__all__ = ["COLUMNS", "Cell", "Programs", "is_cell", "model", "run", "state_bytes"]
+__all__ = [
+  *("COLUMNS", "Cell", "Programs", "failed", "is_cell", "model", "run", "state_bytes")
+]
 
 COLUMNS = (
-  *("mixer", "task", "ability", "difficulty", "length", "trained_length"),
+  *("mixer", "task", "ability", "question", "difficulty", "length", "trained_length"),
   *("seed", "learning_rate", "best", "metric", "value", "chance", "score"),
   *("parameters", "state_bytes", "flops_per_token", "tokens_per_second"),
   *("compile_seconds", "skipped_steps", "device", "dtype", "versions", "status"),
@@ -124,8 +127,27 @@ def run(cell: Cell, data: Programs, programs: Programs) -> list[dict]:
     NonFiniteError: If no member of a population could be trained.
   """
   return [
-    row for level in cell.size.of(cell.task) for row in _level(cell, level, data, programs)
+    row
+    for level in cell.size.of(cell.task)
+    for row in _level(cell, level, data, programs)
   ]
+
+
+def failed(cell: Cell, error: Exception) -> dict:
+  """The one row of a cell that could not be run."""
+  lines = str(error).strip().splitlines() or [""]
+  return dict(
+    mixer=cell.name,
+    task=cell.task,
+    ability=tasks.task(cell.task).ability,
+    device=jax.devices()[0].device_kind,
+    versions=_versions(),
+    status=f"failed: {type(error).__name__}: {lines[0][:300]}",
+  )
+
+
+def _versions() -> str:
+  return f"jax {jax.__version__}, flax {flax.__version__}"
 
 
 def _level(cell, level, data, programs):
@@ -150,8 +172,8 @@ def _level(cell, level, data, programs):
   worth = _score(task.metric, *ask(level.fields, level.length, CHOOSE))
   best = np.nan_to_num(worth, nan=-np.inf).reshape(shape).mean(0).argmax()
   answers = [
-    (name, length, *ask(fields, length, REPORT))
-    for name, fields, length in level.questions()
+    (kind, name, length, *ask(fields, length, REPORT))
+    for kind, name, fields, length in level.questions()
   ]
   constants = dict(
     mixer=cell.name,
@@ -165,16 +187,17 @@ def _level(cell, level, data, programs):
     compile_seconds=programs.seconds - before,
     device=jax.devices()[0].device_kind,
     dtype="float32",
-    versions=f"jax {jax.__version__}",
+    versions=_versions(),
     status="done",
   )
   rows = []
-  for name, length, values, chance in answers:
+  for question, name, length, values, chance in answers:
     scores = _score(task.metric, values, chance)
     for member, (seed, rate) in enumerate(np.ndindex(shape)):
       rows.append(
         constants
         | dict(
+          question=question,
           difficulty=name,
           length=length,
           seed=size.seeds[seed],
@@ -201,7 +224,9 @@ def _train(cell, level, net, data, programs):
   )
 
   def init(key):
-    batch = jax.eval_shape(lambda: task.batch(jax.random.split(key, 1), config, level.length))
+    batch = jax.eval_shape(
+      lambda: task.batch(jax.random.split(key, 1), config, level.length)
+    )
     inputs = jnp.zeros(batch["inputs"].shape, batch["inputs"].dtype)
     return nn.unbox(net.init(key, inputs)["params"])
 
@@ -276,7 +301,9 @@ def _evaluate(programs, metric, net, params, held_out) -> np.ndarray:
     held_out = held_out | {"optimum": jnp.pad(held_out["optimum"], pad)}
 
   def member(params, batch):
-    outputs = net.apply({"params": params}, batch["inputs"], segment_ids=batch["segment_ids"])
+    outputs = net.apply(
+      {"params": params}, batch["inputs"], segment_ids=batch["segment_ids"]
+    )
     outputs = outputs[0] if isinstance(outputs, tuple) else outputs
     return tasks.measure(metric, outputs, batch)
 

@@ -13,7 +13,13 @@ __all__ = ["flops"]
 
 FREE = {
   *("broadcast_in_dim", "reshape", "transpose", "squeeze", "slice", "concatenate"),
-  *("dynamic_slice", "dynamic_update_slice", "gather", "scatter", "convert_element_type"),
+  *(
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "gather",
+    "scatter",
+    "convert_element_type",
+  ),
   *("iota", "copy", "pad", "rev", "stop_gradient", "expand_dims", "split"),
 }
 
@@ -68,5 +74,3 @@ def _jaxpr(value):
   if isinstance(value, core.ClosedJaxpr):
     return value.jaxpr
   return value if isinstance(value, core.Jaxpr) else None
-
-

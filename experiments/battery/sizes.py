@@ -35,12 +35,20 @@ class Level:
     default_factory=dict
   )
 
-  def questions(self) -> list[tuple[str, dict, int]]:
-    """Name, fields and length of all that is asked, the trained one first."""
-    asked = [(self.name, dict(self.fields), n) for n in (self.length, *self.longer)]
-    for name, (fields, length) in self.harder.items():
-      asked.append((name, {**self.fields, **fields}, length))
-    return asked
+  def questions(self) -> list[tuple[str, str, dict, int]]:
+    """Kind, name, fields and length of all that is asked.
+
+    The kind is "trained", of the first, "longer" or "harder".
+    """
+    fields = dict(self.fields)
+    return [
+      ("trained", self.name, fields, self.length),
+      *(("longer", self.name, fields, length) for length in self.longer),
+      *(
+        ("harder", name, fields | dict(changed), length)
+        for name, (changed, length) in self.harder.items()
+      ),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +127,7 @@ def check(size: Size, task: str) -> None:
   """
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
   for one in size.of(task):
-    for name, fields, length in one.questions():
+    for _, name, fields, length in one.questions():
       try:
         config = tasks.task(task).config(**fields)
         jax.eval_shape(lambda k: tasks.task(task).batch(k, config, length), keys)  # noqa: B023
