@@ -20,7 +20,7 @@ __all__ = [
     "overall",
     "recall_against_state",
   ),
-  *("scores", "score_against_cost"),
+  *("scores", "score_against_cost", "tasks_in_order"),
 ]
 
 INK, FAINT, FAILED = "#2b2f33", "#b9bec4", "#e9c6bd"
@@ -89,7 +89,7 @@ def _mixers(rows) -> list[str]:
   return sorted({row["mixer"] for row in rows}, key=order)
 
 
-def _tasks(rows) -> list[tuple[str, str]]:
+def tasks_in_order(rows: list[dict]) -> list[tuple[str, str]]:
   """Ability and name of each task, in the library's order."""
   known = list(tasks.TASKS)
   place = lambda name: known.index(name) if name in known else len(known)
@@ -105,7 +105,7 @@ def heat_map(rows: list[dict]) -> Figure:
   a task does not allow, it is hatched; what was not run is empty.
   """
   score, means = scores(rows), overall(rows)
-  mixers, columns = _mixers(rows), _tasks(rows)
+  mixers, columns = _mixers(rows), tasks_in_order(rows)
   failed = {(r["mixer"], r["task"]) for r in rows if r["status"] != "done"}
   wide, high = 0.46, 0.235  # Inches of a cell.
   size = wide * (len(columns) + 1) + 2.3, high * len(mixers) + 2.0
@@ -196,7 +196,7 @@ def accuracy_against_length(rows: list[dict]) -> Figure | None:
   }
   if not panels:
     return None
-  order = [name for _, name in _tasks(rows)]
+  order = [name for _, name in tasks_in_order(rows)]
   panels = dict(sorted(panels.items(), key=lambda item: order.index(item[0][0])))
   columns = min(len(panels), 3)
   lines = -(-len(panels) // columns)

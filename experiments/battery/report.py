@@ -146,7 +146,7 @@ def _levels(rows: list[dict]) -> str:
   for row in pictures.answers(rows).values():
     key = row["task"], row["difficulty"], row["question"] == "harder"
     levels.setdefault(key, (row, set()))[1].add(int(row["length"]))
-  order = [*tasks.TASKS]
+  order = [name for _, name in pictures.tasks_in_order(rows)]
   lines = [
     [
       row["ability"],
@@ -155,7 +155,7 @@ def _levels(rows: list[dict]) -> str:
       f"{row['trained_length']:.0f}",
       ", ".join(map(str, sorted(lengths))),
       f"{row['metric'].replace('_', ' ')}, {row['chance']:.3g} by chance",
-      _linked(tasks.TASKS[task].paper) if task in order else "",
+      _linked(tasks.TASKS[task].paper) if task in tasks.TASKS else "",
     ]
     for (task, difficulty, harder), (row, lengths) in sorted(
       levels.items(), key=lambda item: order.index(item[0][0])
