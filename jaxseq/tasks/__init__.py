@@ -4,79 +4,190 @@ import difflib
 
 from jaxseq.tasks import (
   arrow_pointing,
+  automata,
+  compression,
+  discrete_functions,
+  fourier_regression,
+  in_context_recall,
   induction_heads,
+  joint_recall,
+  linear_regression,
+  markov_chains,
+  memorization,
+  needle,
+  ngram_lookup,
   parity,
+  phone_book,
   recall,
+  regression_mixture,
   selective_copying,
+  set_disjointness,
+  sparse_linear_regression,
+  string_copying,
 )
-from jaxseq.tasks.arrow_pointing import ArrowPointingConfig
-from jaxseq.tasks.induction_heads import InductionHeadsConfig
-from jaxseq.tasks.moving_digits import MovingDigitsConfig
-from jaxseq.tasks.parity import ParityConfig
-from jaxseq.tasks.recall import RecallConfig
-from jaxseq.tasks.selective_copying import SelectiveCopyingConfig
 from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, measure
 
-__all__ = [
-  "ABILITIES",
-  "METRICS",
-  "TASKS",
-  "ArrowPointingConfig",
-  "InductionHeadsConfig",
-  "MovingDigitsConfig",
-  "ParityConfig",
-  "RecallConfig",
-  "SelectiveCopyingConfig",
-  "Task",
-  "chance",
-  "measure",
-  "task",
-]
+__all__ = ["ABILITIES", "METRICS", "TASKS", "Task", "chance", "measure", "task"]
 
 TASKS: dict[str, Task] = {
   t.name: t
   for t in (
     # Recall.
-    Task(
-      "mqar",
-      RecallConfig,
-      recall.batch,
-      "recall",
-      "Arora et al. 2023, arXiv:2312.04927",
-    ),
+    Task("mqar", recall.RecallConfig, recall.batch, "recall", "2312.04927"),
     Task(
       "induction_heads",
-      InductionHeadsConfig,
+      induction_heads.InductionHeadsConfig,
       induction_heads.batch,
       "recall",
-      "Gu & Dao 2023, arXiv:2312.00752",
+      "2312.00752",
     ),
+    Task(
+      "in_context_recall",
+      in_context_recall.InContextRecallConfig,
+      in_context_recall.batch,
+      "recall",
+      "2403.17844",
+    ),
+    Task(
+      "noisy_recall",
+      in_context_recall.NoisyRecallConfig,
+      in_context_recall.batch,
+      "recall",
+      "2403.17844",
+    ),
+    Task(
+      "fuzzy_recall",
+      in_context_recall.FuzzyRecallConfig,
+      in_context_recall.batch,
+      "recall",
+      "2403.17844",
+    ),
+    Task(
+      "memorization",
+      memorization.MemorizationConfig,
+      memorization.batch,
+      "recall",
+      "2403.17844",
+    ),
+    Task(
+      "ngram_lookup",
+      ngram_lookup.NgramLookupConfig,
+      ngram_lookup.batch,
+      "recall",
+      "2402.01032",
+    ),
+    Task(
+      "phone_book", phone_book.PhoneBookConfig, phone_book.batch, "recall", "2402.01032"
+    ),
+    Task(
+      "joint_recall",
+      joint_recall.JointRecallConfig,
+      joint_recall.batch,
+      "recall",
+      "2507.00449",
+    ),
+    Task(
+      "set_disjointness",
+      set_disjointness.SetDisjointnessConfig,
+      set_disjointness.batch,
+      "recall",
+      "2407.05483",
+    ),
+    Task("needle", needle.NeedleConfig, needle.batch, "recall", "2404.06654"),
+    Task("passkey", needle.PasskeyConfig, needle.batch, "recall", "2305.16300"),
     # Copying.
     Task(
       "selective_copying",
-      SelectiveCopyingConfig,
+      selective_copying.SelectiveCopyingConfig,
       selective_copying.batch,
       "copying",
-      "Gu & Dao 2023, arXiv:2312.00752",
+      "2312.00752",
+    ),
+    Task(
+      "compression",
+      compression.CompressionConfig,
+      compression.batch,
+      "copying",
+      "2403.17844",
+    ),
+    Task(
+      "string_copying",
+      string_copying.StringCopyingConfig,
+      string_copying.batch,
+      "copying",
+      "2402.01032",
     ),
     # State tracking.
-    Task(
-      "parity",
-      ParityConfig,
-      parity.batch,
-      "state tracking",
-      "Grazzi et al. 2024, arXiv:2411.12537",
-    ),
+    Task("parity", parity.ParityConfig, parity.batch, "state tracking", "2411.12537"),
     # In-context learning.
-    # Memory.
-    # Long range.
+    Task(
+      "linear_regression",
+      linear_regression.LinearRegressionConfig,
+      linear_regression.batch,
+      "in-context learning",
+      "2208.01066",
+      predicts="numbers",
+      metric="squared_error",
+    ),
+    Task(
+      "sparse_linear_regression",
+      sparse_linear_regression.SparseLinearRegressionConfig,
+      sparse_linear_regression.batch,
+      "in-context learning",
+      "2208.01066",
+      predicts="numbers",
+      metric="squared_error",
+    ),
+    Task(
+      "fourier_regression",
+      fourier_regression.FourierRegressionConfig,
+      fourier_regression.batch,
+      "in-context learning",
+      "2306.04891",
+      predicts="numbers",
+      metric="squared_error",
+    ),
+    Task(
+      "regression_mixture",
+      regression_mixture.RegressionMixtureConfig,
+      regression_mixture.batch,
+      "in-context learning",
+      "2311.08362",
+      predicts="numbers",
+      metric="squared_error",
+    ),
+    Task(
+      "discrete_functions",
+      discrete_functions.DiscreteFunctionsConfig,
+      discrete_functions.batch,
+      "in-context learning",
+      "2310.03016",
+      predicts="numbers",
+      metric="squared_error",
+    ),
+    Task(
+      "markov_chains",
+      markov_chains.MarkovChainsConfig,
+      markov_chains.batch,
+      "in-context learning",
+      "2502.10178",
+      metric="divergence",
+    ),
+    Task(
+      "automata",
+      automata.AutomataConfig,
+      automata.batch,
+      "in-context learning",
+      "2401.12973",
+      metric="divergence",
+    ),
     # Images.
     Task(
       "arrow_pointing",
-      ArrowPointingConfig,
+      arrow_pointing.ArrowPointingConfig,
       arrow_pointing.batch,
       "images",
-      "Poeppel et al. 2025, arXiv:2506.11997",
+      "2506.11997",
       predicts="class",
     ),
   )

@@ -46,7 +46,7 @@ class Task:
     batch: Called with keys [B], a config and a length T, gives a batch; it raises
       ValueError where the length does not fit.
     ability: One of `ABILITIES`, what it asks for.
-    paper: First author, year and arXiv id.
+    paper: Its arXiv id.
     predicts: What stands in the targets.
     metric: One of `METRICS`.
   """
@@ -103,5 +103,5 @@ def chance(metric: str, config: Any, batch: dict[str, Array]) -> float:
     return config.chance
   weights, optimum = batch["weights"], batch["optimum"]
   mean = jnp.tensordot(weights, optimum, axes=weights.ndim) / jnp.sum(weights)
-  constant = jnp.log(mean) if metric == "divergence" else mean
+  constant = jnp.log(jnp.maximum(mean, 1e-30)) if metric == "divergence" else mean
   return float(measure(metric, jnp.broadcast_to(constant, optimum.shape), batch))

@@ -30,6 +30,7 @@ CASES = {
 ON_DEVICE = {
   "dense": dict(B=2, T=1024, H=3, K=128, V=128),
   "narrow": dict(B=1, T=600, H=2, K=64, V=128, stateful=True),
+  "half a tile": dict(B=1, T=300, H=2, K=96, V=96, stateful=True, packed=True),
   "wide": dict(B=1, T=777, H=2, K=256, V=256, stateful=True, packed=True),
   "long": dict(B=1, T=4000, H=2, K=128, V=64, stateful=True, extreme=True),
 }

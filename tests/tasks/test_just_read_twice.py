@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseq.tasks import RecallConfig, just_read_twice, recall
+from jaxseq.tasks import just_read_twice, recall
 
 
 def test_the_context_is_repeated_before_the_rest():
@@ -25,7 +25,7 @@ def test_the_context_is_repeated_before_the_rest():
 
 
 def test_questions_keep_their_answers():
-  config = RecallConfig(vocab_size=64, num_pairs=3)
+  config = recall.RecallConfig(vocab_size=64, num_pairs=3)
   batch = recall.batch(jax.random.split(jax.random.key(0), 4), config, 20)
   twice = just_read_twice.read_twice(batch, jnp.full(4, 6), 26)
   asked = lambda b: (b["inputs"][b["weights"] > 0], b["targets"][b["weights"] > 0])

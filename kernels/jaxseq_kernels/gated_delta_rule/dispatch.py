@@ -55,8 +55,8 @@ def fused(
   if valid is not None:
     g, beta = (jnp.where(valid[..., None], x, 0) for x in (g, beta))
     q = jnp.where(valid[..., None, None], q, 0)
-  q, k = (pad(x, B, up(T, 8), H, up(K, 64)) for x in (q, k))
-  v = pad(v, B, up(T, 8), H, up(V, 64))
+  q, k = (pad(x, B, up(T, 8), H, up(K, 32)) for x in (q, k))
+  v = pad(v, B, up(T, 8), H, up(V, 32))
   if state is not None:
     state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
   pieces = matrix_states.count_pieces(B * H * (up(max(K, V), 64) // 64), N)

@@ -56,7 +56,7 @@ def inverses(k, g, beta, *, interpret=False):
   """T [B, H, N, CHUNK, CHUNK] in float16, and the sums G [B, H, N, CHUNK] of g.
 
   Args:
-    k: [B, T, H, K] bfloat16; T a multiple of 8, K and V of 64.
+    k: [B, T, H, K] bfloat16; T a multiple of 8, K and V of 32.
     g: [B, H, N, CHUNK] float32, binary logarithms of decays, at least -150; 0 for a
       token that is not there. N = ceil(T / CHUNK).
     beta: As g.
@@ -181,6 +181,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
   V, N = v.shape[-1], G.shape[2]
   P = pieces if state is None else state.shape[0] // B
   depth, width = up(K, 64), up(V, 64)
+  columns_of = math.gcd(K, V)  # Products want tiles of one width.
   identity = width  # Where the columns of the identity begin.
   if q is None:
     width += depth
@@ -301,13 +302,13 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     grid=(B * P, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      None if q is None else hopper.tiles((CHUNK, depth), bf16, K),
-      hopper.tiles((STAGES, CHUNK, depth), bf16, K),
-      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, V),
-      hopper.tiles((CHUNK, CHUNK), f16, CHUNK),
-      None if q is None else hopper.tiles((CHUNK, CHUNK), bf16, V),
-      hopper.tiles((CHUNK, BLOCK), bf16, V) if keep else None,
-      hopper.tiles((BLOCK, depth), bf16, depth) if keep else None,
+      None if q is None else hopper.tiles((CHUNK, depth), bf16, columns_of),
+      hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
+      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, columns_of),
+      hopper.tiles((CHUNK, CHUNK), f16, columns_of),
+      None if q is None else hopper.tiles((CHUNK, CHUNK), bf16, columns_of),
+      hopper.tiles((CHUNK, BLOCK), bf16, columns_of) if keep else None,
+      hopper.tiles((BLOCK, depth), bf16, columns_of) if keep else None,
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
@@ -349,6 +350,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
   ends = pieces is not None
   P = pieces or (1 if state is None else state.shape[0] // B)
   depth, width = up(K, 64), up(V, 64)
+  columns_of = math.gcd(K, V)  # Products want tiles of one width.
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, G, beta, T, state) if y is not None]
   log_scale = math.log2(scale)
@@ -430,11 +432,11 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
     grid=(B * P, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      hopper.tiles((STAGES, CHUNK, depth), bf16, K),
-      hopper.tiles((STAGES, CHUNK, depth), bf16, K),
-      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, V),
-      hopper.tiles((STAGES, CHUNK, CHUNK), f16, CHUNK),
-      hopper.tiles((CHUNK, CHUNK), bf16, V),
+      hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
+      hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
+      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, columns_of),
+      hopper.tiles((STAGES, CHUNK, CHUNK), f16, columns_of),
+      hopper.tiles((CHUNK, CHUNK), bf16, columns_of),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
@@ -466,6 +468,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
   V, N = do.shape[-1], G.shape[2]
   P = 1 if state is None else state.shape[0] // B
   depth, blocks = up(V, 64), up(K, 64) // BLOCK
+  columns_of = math.gcd(K, V)  # Products want tiles of one width.
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, dv, w, G, beta, S, state) if y is not None]
   log_scale = math.log2(scale)
@@ -615,13 +618,13 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     grid=(B * P, H, blocks),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      hopper.tiles((1, CHUNK, BLOCK), bf16, K),
-      hopper.tiles((1, CHUNK, BLOCK), bf16, K),
-      hopper.tiles((1, CHUNK, depth), bf16, V),
-      hopper.tiles((1, CHUNK, depth), bf16, V),
-      hopper.tiles((1, CHUNK, depth), bf16, V),
-      hopper.tiles((1, depth, BLOCK), bf16, BLOCK),
-      hopper.tiles((1, max(depth, 3 * CHUNK), BLOCK), bf16, K),
+      hopper.tiles((1, CHUNK, BLOCK), bf16, columns_of),
+      hopper.tiles((1, CHUNK, BLOCK), bf16, columns_of),
+      hopper.tiles((1, CHUNK, depth), bf16, columns_of),
+      hopper.tiles((1, CHUNK, depth), bf16, columns_of),
+      hopper.tiles((1, CHUNK, depth), bf16, columns_of),
+      hopper.tiles((1, depth, BLOCK), bf16, columns_of),
+      hopper.tiles((1, max(depth, 3 * CHUNK), BLOCK), bf16, columns_of),
       *[plgpu.SMEM((CHUNK,), f32)] * 4,
       plgpu.Barrier(num_arrivals=6),
       plgpu.Barrier(num_arrivals=2),

@@ -58,23 +58,28 @@ def step(q, k, v, state, log_decay, beta, a, b, *, scale, interpret=False):
     def sum_of_cols(x):
       return plgpu.layout_cast(jnp.sum(x, axis=0), COLS)
 
+    # All loads come first: none would pass the barriers of the sums.
     S = load(refs["state"].at[batch, head, :, columns], TILE)
-    k = rows("k")
     u = load(refs["v"].at[batch, 0, head, columns], COLS)
-    moved = None
-    if a is not None:
-      moved = rows("a") * over_rows(sum_of_cols(rows("b") * S))
+    by_row = {name: rows(name) for name in ("q", "k", "a", "b") if name in refs}
     if log_decay is not None:
       by_channel = log_decay.ndim == 4
       g = rows("log_decay") if by_channel else refs["log_decay"][batch, 0, head]
+    if beta is not None:
+      strength = refs["beta"][batch, 0, head]
+
+    k, moved = by_row["k"], None
+    if a is not None:
+      moved = by_row["a"] * over_rows(sum_of_cols(by_row["b"] * S))
+    if log_decay is not None:
       S *= jnp.exp(g)
     if beta is not None:
-      u = refs["beta"][batch, 0, head] * (u - sum_of_cols(k * S))
+      u = strength * (u - sum_of_cols(k * S))
     S += k * over_rows(u)
     if moved is not None:
       S += moved
     last_ref.at[batch, head, :, columns][...] = S
-    o = scale * sum_of_cols(rows("q") * S)
+    o = scale * sum_of_cols(by_row["q"] * S)
     o_ref.at[batch, 0, head, columns][...] = o.astype(o_ref.dtype)
 
   run = plgpu.kernel(
