@@ -16,10 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.battery import cost
 from experiments.battery.sizes import Level, Size
-from jaxseq import models, registry, tasks, training
+from jaxseq import models, parallel, registry, tasks, training
 
 __all__ = [
   *("COLUMNS", "Cell", "Programs", "failed", "is_cell", "model", "run", "state_bytes")
@@ -74,9 +75,11 @@ class Programs:
     self._programs = {}
     self.seconds = 0.0  # Spent compiling.
 
-  def get(self, key, make: Callable, *shapes, **options):
-    """`jax.jit(make(), **options)`, compiled for the shapes, or arrays, given."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
+  def get(self, key, make: Callable, *shapes: Any, **options):
+    """`jax.jit(make(), **options)`, compiled for such arrays."""
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), shapes
+    )
     leaves, structure = jax.tree.flatten(shapes)
     key = (key, structure, *((s.shape, s.dtype) for s in leaves))
     if key not in self._programs:
@@ -223,28 +226,28 @@ def _train(cell, level, net, data, programs):
     weight_decay=size.weight_decay,
   )
 
-  def init(key):
-    batch = jax.eval_shape(
-      lambda: task.batch(jax.random.split(key, 1), config, level.length)
-    )
-    inputs = jnp.zeros(batch["inputs"].shape, batch["inputs"].dtype)
-    return nn.unbox(net.init(key, inputs)["params"])
+  def begin(seeds, inputs):
+    init = lambda key: nn.unbox(net.init(key, inputs)["params"])
+    return training.create_population(init, optimizer, seeds, size.rates)
 
   def loss(params, batch, key):
     return net.apply({"params": params}, batch, method="loss")
 
-  def begin(seeds):
-    return training.create_population(init, optimizer, seeds, size.rates)
-
-  seeds = jnp.asarray(size.seeds)
-  start = programs.get(("begin", net, optimizer, size.rates), lambda: begin, seeds)
-  population = start(seeds)
-  steps = lambda: training.make_population_steps(loss, optimizer)
   seconds = 0.0
   for n in range(0, size.steps, size.steps_per_call):
     batches = _training_batches(data, task, config, level.length, size, n)
+    if n == 0:
+      args = jnp.asarray(size.seeds), jnp.zeros_like(batches["inputs"][0, 0, :1])
+      key = "begin", net, optimizer, size.rates
+      population = programs.get(key, lambda: begin, *args)(*args)
+      population = training.over_data(_mesh(), population)
+      places = jax.tree.map(lambda x: x.sharding, population)
     advance = programs.get(
-      ("steps", net, optimizer), steps, population, batches, donate_argnums=0
+      ("steps", net, optimizer),
+      lambda: training.make_population_steps(loss, optimizer),
+      *(population, batches),
+      donate_argnums=0,
+      out_shardings=(places, None),
     )
     jax.block_until_ready(batches)
     began = time.perf_counter()
@@ -252,6 +255,15 @@ def _train(cell, level, net, data, programs):
     seconds += time.perf_counter() - began
   members = len(size.seeds) * len(size.rates)
   return population, members * size.steps * size.batch_size * level.length / seconds
+
+
+def _mesh():
+  return parallel.make_mesh(parallel.MeshConfig())
+
+
+def _everywhere(tree):
+  """On each device; the members of a population lie apart."""
+  return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
 def _training_batches(data, task, config, length, size, first):
@@ -270,11 +282,12 @@ def _training_batches(data, task, config, length, size, first):
 
   args = jnp.asarray(size.seeds), jnp.int32(first)
   key = ("training", task.name, config, length, K, B)
-  return data.get(key, lambda: make, *args)(*args)
+  return _everywhere(data.get(key, lambda: make, *args)(*args))
 
 
 def _batches(data, task, config, length, size, stream):
   """Held-out trees of [batches, B, ...]."""
+  config = tasks.held_out(config)
   E, B = size.held_out_batches, size.batch_size
 
   def make(stream):
@@ -283,7 +296,8 @@ def _batches(data, task, config, length, size, stream):
     return jax.tree.map(lambda x: x.reshape(E, B, *x.shape[1:]), batch)
 
   key = ("held out", task.name, config, length, E, B)
-  return data.get(key, lambda: make, jnp.int32(0))(jnp.int32(stream))
+  stream = jnp.int32(stream)
+  return _everywhere(data.get(key, lambda: make, stream)(stream))
 
 
 def _chance(task, config, held_out):

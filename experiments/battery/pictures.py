@@ -93,7 +93,7 @@ def tasks_in_order(rows: list[dict]) -> list[tuple[str, str]]:
   """Ability and name of each task, in the library's order."""
   known = list(tasks.TASKS)
   place = lambda name: known.index(name) if name in known else len(known)
-  order = lambda pair: (tasks.ABILITIES.index(pair[0]), place(pair[1]))
+  order = lambda pair: (tasks.ABILITIES.index(pair[0]), place(pair[1]), pair[1])
   return sorted({(row["ability"], row["task"]) for row in rows}, key=order)
 
 
@@ -218,7 +218,7 @@ def accuracy_against_length(rows: list[dict]) -> Figure | None:
     axis.set_ylabel(one["metric"].replace("_", " "), fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     if one["metric"] == "accuracy":
-      axis.set_ylim(0, 1.03)
+      axis.set_ylim(0, 1.05)
   for axis in axes.flat[len(panels) :]:
     axis.set_visible(False)
   for axis in axes[-1]:
@@ -271,7 +271,9 @@ def recall_against_state(rows: list[dict]) -> Figure | None:
   grows = lambda name: (
     name in registry.MIXERS and registry.entry(name).state == "growing"
   )
-  _scatter(axis, points, {name: "^" if grows(name) else "o" for name in points})
+  _scatter(
+    axis, points, {name: "^" if grows(name) else "o" for name in points}, _colors(rows)
+  )
   axis.set_xlabel("bytes of state a sequence, at the trained length")
   axis.set_ylabel("recall: mean score over its tasks")
   axis.text(
@@ -296,7 +298,7 @@ def score_against_cost(rows: list[dict]) -> Figure | None:
   high = 4.4 + 0.03 * len(points["flops_per_token"])
   figure = Figure(figsize=(10.5, high), layout="constrained")
   for axis, (column, label) in zip(figure.subplots(1, 2, sharey=True), axes_of.items()):
-    _scatter(axis, points[column], dict.fromkeys(points[column], "o"))
+    _scatter(axis, points[column], dict.fromkeys(points[column], "o"), _colors(rows))
     axis.set_xlabel(label)
   figure.axes[0].set_ylabel("mean score over all tasks")
   return figure
@@ -314,7 +316,7 @@ def _means(rows, column, ability=None) -> dict[str, tuple[float, float]]:
   return {name: (mean(values[name]), mean(worth[name])) for name in values}
 
 
-def _scatter(axis, points, markers):
+def _scatter(axis, points, markers, chosen):
   axis.set_xscale("log")
   axis.set_ylim(-0.03, 1.05)
   x = [p[0] for p in points.values()]
@@ -322,9 +324,9 @@ def _scatter(axis, points, markers):
   axis.grid(axis="y", color="#eceef0", lw=0.8)
   axis.set_axisbelow(True)
   axis.spines[["top", "right"]].set_visible(False)
-  for (name, point), color in zip(points.items(), LINES * len(points)):
-    color = color if len(points) <= MANY else LINES[0]
-    axis.plot(*point, markers[name], color=color, ms=6, mec="white", mew=0.8)
+  for name, point in points.items():
+    color = chosen[name] if len(points) <= MANY else LINES[0]
+    axis.plot(*point, markers[name], color=color, ms=7, mec="white", mew=0.8)
   _labels(axis, points, 8 if len(points) <= 40 else 6)
 
 

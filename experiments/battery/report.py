@@ -114,7 +114,7 @@ def _svg(figure: Figure) -> str:
   file = io.StringIO()
   # Text stays text, and the same rows give the same file.
   with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "battery"}):
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
   text = file.getvalue()
   return text[text.index("<svg") :]
 
@@ -123,7 +123,9 @@ def _table(head: list[str], lines: list[list]) -> str:
   """Numbers, and only they, stand to the right. Strings are HTML."""
 
   def cell(x):
-    return f"<td>{x}</td>" if isinstance(x, str) else f'<td class="n">{x:,.4g}</td>'
+    if isinstance(x, str):
+      return f"<td>{x}</td>"
+    return f'<td class="n">{x:,.{0 if x == round(x) or x >= 1000 else 1}f}</td>'
 
   top = "".join(f"<th>{name}</th>" for name in head)
   rows = "\n".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in lines)

@@ -5,6 +5,7 @@ larger than the size's, at the size's length and its multiples.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -130,12 +131,106 @@ def check(size: Size, task: str) -> None:
     for _, name, fields, length in one.questions():
       try:
         config = tasks.task(task).config(**fields)
-        jax.eval_shape(lambda k: tasks.task(task).batch(k, config, length), keys)  # noqa: B023
+        make = functools.partial(tasks.task(task).batch, config=config, length=length)
+        jax.eval_shape(make, keys)
       except (TypeError, ValueError) as error:
         raise ValueError(
           f"size {size.name} cannot ask {task} at {name!r}, length {length}: {error}"
         ) from error
 
+
+def levels(T: int, W: int) -> dict[str, tuple[Level, ...]]:
+  """All tasks at training sequences of T tokens and W ids.
+
+  Tasks over ids share T and no more than W + 16 ids, and those over numbers as much as
+  they can, so that a mixer is compiled few times. The groups A5 and S5 have more ids.
+  """
+  longer = 2 * T, 4 * T
+  one = lambda *args, **fields: (level(*args, **fields),)
+  n, m = T // 8, T // 4
+  worm = dict(set_size=3, num_items=8)
+  small_arrows = dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4)
+  return dict(
+    # Recall.
+    mqar=one(f"{n} pairs", T, vocab_size=W, num_pairs=n),
+    induction_heads=one("16 ids", T, longer, vocab_size=16),
+    in_context_recall=one("16 ids", T, vocab_size=16),
+    noisy_recall=one("20% noise", T, vocab_size=24, noise_vocab_size=8),
+    fuzzy_recall=one("up to 3 tokens", T, vocab_size=16),
+    memorization=one(f"{W} ids", T, vocab_size=W),
+    ngram_lookup=one("2-grams", T, vocab_size=27, key_length=2, answer_length=3),
+    phone_book=one(f"{n} names", T, num_names=n, number_length=3),
+    joint_recall=one("2 x 3", T, num_contexts=2, num_keys=3, num_values=8),
+    set_disjointness=one(f"{n} of {n}", T, vocab_size=T + 2, set_size=n),
+    needle=one("2 needles", T, longer, num_needles=2, number_length=3),
+    passkey=one("5 digits", T, longer),
+    # Copying.
+    selective_copying=one(f"{m} tokens", T, longer, vocab_size=10, num_tokens=m),
+    compression=one("15 ids", T, num_tokens=15, max_places=T),
+    string_copying=one("9 ids", T, longer, vocab_size=10),
+    # State tracking.
+    parity=one("bits", T, longer),
+    modular_addition=one("mod 5", T, longer),
+    s3=one("all of S3", T, longer),
+    a5=one("all of A5", T, longer),
+    s5=one("all of S5", T, longer),
+    flip_flop=one("10% writes", T, longer),
+    bounded_dyck=one("depth 5", T, longer, num_kinds=2),
+    tomita=one("language 3", T, longer),
+    star_free=one("depth 4", T, longer),
+    counter_language=one("up to 5", T, longer, max_count=5),
+    shuffle_dyck=one("2 kinds", T, longer),
+    even_pairs=one("bits", T, longer),
+    cycle_navigation=one("5 places", T, longer),
+    modular_arithmetic=one("mod 5", T, longer),
+    reverse_string=one("bits", T, longer),
+    stack_manipulation=one("bits", T, longer),
+    modular_arithmetic_brackets=one("mod 5", T, longer),
+    solve_equation=one("mod 5", T, longer),
+    duplicate_string=one("bits", T, longer),
+    missing_duplicate=one("bits", T, longer),
+    odds_first=one("bits", T, longer),
+    bucket_sort=one("5 ids", T, longer),
+    binary_addition=one("bits", T, longer),
+    counting=one("up to 5", T, longer, vocab_size=16, max_count=5),
+    # In-context learning.
+    linear_regression=one("4 dims", T, longer, num_dims=4),
+    sparse_linear_regression=one("1 of 4 dims", T, longer, num_dims=4, num_nonzero=1),
+    fourier_regression=one("3 waves", T, longer),
+    regression_mixture=one("4 of 4 dims", T, longer, num_dims=4, num_components=4),
+    discrete_functions=one("4 bits", T, longer, num_bits=4),
+    markov_chains=one("2 ids", T, longer),
+    automata=one("8 states", T, longer),
+    # Memory.
+    worm_serial_recall=one("3 of 8", T, **worm),
+    worm_serial_recognition=one("3 of 8", T, **worm),
+    worm_free_recall=one("3 of 8", T, **worm),
+    worm_item_recognition=one("3 of 8", T, **worm),
+    worm_change_detection=one("3 of 8", T, **worm),
+    worm_feature_binding=one("3 of 8", T, **worm),
+    worm_spatial_coordination=one("4 of 8", T, set_size=4, num_items=8),
+    worm_complex_span=one("3 of 8", T, **worm),
+    worm_memory_updating=one("3 boxes", T, set_size=3, num_boxes=8),
+    worm_task_switching=one("2 rules", T, longer),
+    n_back=one("2 back", T, longer, num_items=8),
+    # Long range.
+    listops=one("depth 4", 2 * T, longer=(4 * T,), max_depth=4, max_args=5),
+    pathfinder=one("16 pixels", 256, num_dashes=4, num_distractors=1, step=0.22),
+    # Images.
+    pixel_digits=one("8 pixels", 64),
+    arrow_pointing=one("40 pixels", 25, longer=(49,), **small_arrows),
+  )
+
+
+DEFAULT_TASKS = (
+  *("mqar", "induction_heads", "selective_copying", "s3", "parity", "markov_chains"),
+)
+MORE_TASKS = (
+  *("mqar", "induction_heads", "fuzzy_recall", "joint_recall"),
+  *("selective_copying", "string_copying", "s3", "s5", "parity", "flip_flop"),
+  *("linear_regression", "markov_chains", "automata", "worm_serial_recall"),
+  *("listops", "pixel_digits"),
+)
 
 SMALLEST = Size(
   name="smallest",
@@ -143,7 +238,7 @@ SMALLEST = Size(
   num_layers=2,
   num_heads=2,
   mlp="none",
-  vocab_size=32,
+  vocab_size=48,
   length=32,
   longer=(64, 128),
   max_length=128,
@@ -153,13 +248,36 @@ SMALLEST = Size(
   rates=(3e-3, 1e-2),
   seeds=(0, 1),
   weight_decay=0.01,
-  held_out_batches=4,
-  tasks=("mqar", "induction_heads", "selective_copying", "parity"),
-  levels=dict(
-    mqar=(level("4 pairs", 32, vocab_size=32, num_pairs=4),),
-    induction_heads=(level("16 ids", 32, (64, 128), vocab_size=16),),
-    selective_copying=(level("8 tokens", 32, (64, 128), vocab_size=10, num_tokens=8),),
-  ),
+  held_out_batches=8,
+  tasks=DEFAULT_TASKS,
+  levels=levels(32, 32),
+)
+SMALL = dataclasses.replace(
+  SMALLEST,
+  name="small",
+  features=64,
+  vocab_size=80,
+  length=64,
+  longer=(128, 256),
+  max_length=256,
+  batch_size=64,
+  steps=1000,
+  rates=(1e-3, 3e-3, 1e-2),
+  tasks=MORE_TASKS,
+  levels=levels(64, 64),
+)
+PAPER = dataclasses.replace(
+  SMALL,
+  name="paper",
+  features=128,
+  mlp="swiglu",
+  vocab_size=144,
+  length=128,
+  longer=(256, 512),
+  max_length=512,
+  steps=3000,
+  seeds=(0, 1, 2),
+  levels=levels(128, 128),
 )
 
-SIZES = {size.name: size for size in (SMALLEST,)}
+SIZES = {size.name: size for size in (SMALLEST, SMALL, PAPER)}
