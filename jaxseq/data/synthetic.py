@@ -8,6 +8,7 @@ import grain
 import jax
 import numpy as np
 
+from jaxseq import tasks
 from jaxseq.data import source
 
 __all__ = ["Synthetic"]
@@ -36,12 +37,14 @@ class Synthetic(source.Source):
     for name in ("vocab_size", "num_inputs", "num_outputs"):
       setattr(self, name, getattr(config, name, None))
 
+    held_out = tasks.held_out(config)
+
     def generate(seed, stream, step, rows, length):
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-      return batch(keys, config, length)
+      return batch(keys, held_out if stream == EVALUATION else config, length)
 
-    self._generate = jax.jit(generate, static_argnums=4)
+    self._generate = jax.jit(generate, static_argnums=(1, 4))
 
   def train(self, batch_size, sequence_length, seed, process_index=0, process_count=1):
     count = source.rows_per_process(batch_size, process_index, process_count)

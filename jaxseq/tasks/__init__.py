@@ -1,6 +1,7 @@
 """Synthetic tasks: pure functions from random keys to batches."""
 
 import difflib
+import functools
 
 from jaxseq.tasks import (
   arrow_pointing,
@@ -12,22 +13,36 @@ from jaxseq.tasks import (
   induction_heads,
   joint_recall,
   linear_regression,
+  listops,
   markov_chains,
   memorization,
+  memory_updating,
   needle,
   ngram_lookup,
   parity,
+  pathfinder,
   phone_book,
+  pixel_digits,
   recall,
   regression_mixture,
   selective_copying,
   set_disjointness,
   sparse_linear_regression,
   string_copying,
+  working_memory,
 )
-from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, measure
+from jaxseq.tasks.task import ABILITIES, METRICS, Task, chance, held_out, measure
 
-__all__ = ["ABILITIES", "METRICS", "TASKS", "Task", "chance", "measure", "task"]
+__all__ = [
+  "ABILITIES",
+  "METRICS",
+  "TASKS",
+  "Task",
+  "chance",
+  "held_out",
+  "measure",
+  "task",
+]
 
 TASKS: dict[str, Task] = {
   t.name: t
@@ -181,6 +196,103 @@ TASKS: dict[str, Task] = {
       "2401.12973",
       metric="divergence",
     ),
+    # Memory.
+    Task(
+      "worm_serial_recall",
+      working_memory.SerialRecallConfig,
+      functools.partial(working_memory.batch, trial=working_memory.serial_recall),
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "worm_serial_recognition",
+      working_memory.WorkingMemoryConfig,
+      functools.partial(working_memory.batch, trial=working_memory.serial_recognition),
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "worm_free_recall",
+      working_memory.FreeRecallConfig,
+      functools.partial(working_memory.batch, trial=working_memory.free_recall),
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "worm_item_recognition",
+      working_memory.WorkingMemoryConfig,
+      functools.partial(working_memory.batch, trial=working_memory.item_recognition),
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "worm_change_detection",
+      working_memory.WorkingMemoryConfig,
+      functools.partial(working_memory.batch, trial=working_memory.change_detection),
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "worm_feature_binding",
+      working_memory.WorkingMemoryConfig,
+      functools.partial(working_memory.batch, trial=working_memory.feature_binding),
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "worm_spatial_coordination",
+      working_memory.SpatialCoordinationConfig,
+      functools.partial(
+        working_memory.batch, trial=working_memory.spatial_coordination
+      ),
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "worm_complex_span",
+      working_memory.ComplexSpanConfig,
+      functools.partial(working_memory.batch, trial=working_memory.complex_span),
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "worm_memory_updating",
+      memory_updating.MemoryUpdatingConfig,
+      memory_updating.memory_updating,
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "worm_task_switching",
+      memory_updating.TaskSwitchingConfig,
+      memory_updating.task_switching,
+      "memory",
+      "2307.10768",
+    ),
+    Task(
+      "n_back",
+      memory_updating.NBackConfig,
+      memory_updating.n_back,
+      "memory",
+      "Kirchner 1958, doi:10.1037/h0043688",
+    ),
+    # Long range.
+    Task(
+      "listops",
+      listops.ListOpsConfig,
+      listops.batch,
+      "long range",
+      "1804.06028",
+      predicts="class",
+    ),
+    Task(
+      "pathfinder",
+      pathfinder.PathfinderConfig,
+      pathfinder.batch,
+      "long range",
+      "1805.08477",
+      predicts="class",
+    ),
     # Images.
     Task(
       "arrow_pointing",
@@ -188,6 +300,14 @@ TASKS: dict[str, Task] = {
       arrow_pointing.batch,
       "images",
       "2506.11997",
+      predicts="class",
+    ),
+    Task(
+      "pixel_digits",
+      pixel_digits.PixelDigitsConfig,
+      pixel_digits.batch,
+      "images",
+      "1504.00941",
       predicts="class",
     ),
   )

@@ -22,11 +22,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxseq.tasks import checks
 
-__all__ = ["MovingDigitsConfig", "batch", "video"]
+__all__ = ["DIGIT_SIZE", "MovingDigitsConfig", "batch", "digits", "video"]
 
 DIGIT_SIZE = 8
 SPEED = 0.15
-HELD_OUT = 5  # One image of so many is seen in held-out videos alone.
+HELD_OUT = 5  # One image of so many is seen in held-out data alone.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +61,11 @@ def video(
   Raises:
     ValueError: If scikit-learn is not installed.
   """
-  digits = jnp.asarray(_digits(config.held_out))
+  all_images, _ = digits(config.held_out)
+  all_images = jnp.asarray(all_images)
   n = config.num_digits
   image_key, place_key, angle_key = jax.random.split(key, 3)
-  images = digits[jax.random.randint(image_key, (n,), 0, len(digits))]
+  images = all_images[jax.random.randint(image_key, (n,), 0, len(all_images))]
   angle = jax.random.uniform(angle_key, (n,)) * 2 * np.pi
   velocity = SPEED * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
   start = jax.random.uniform(place_key, (n, 2))
@@ -81,18 +82,25 @@ def _draw(size, image, corner):
 
 
 @functools.cache
-def _digits(held_out):
-  """Images in [0, 1], pixels being counts up to 16."""
+def digits(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+  """The images [N, 8, 8] in [0, 1], and their classes [N].
+
+  Args:
+    held_out: Whether those that are held out, or all others.
+
+  Raises:
+    ValueError: If scikit-learn is not installed.
+  """
   try:
     from sklearn import datasets
   except ImportError as error:
     raise ValueError(
-      "moving_digits needs scikit-learn, which is not installed: "
-      "pip install scikit-learn"
+      "digits need scikit-learn, which is not installed: pip install scikit-learn"
     ) from error
-  images = datasets.load_digits().images.astype(np.float32) / 16
+  data = datasets.load_digits()
+  images = data.images.astype(np.float32) / 16  # Pixels are counts up to 16.
   chosen = np.arange(len(images)) % HELD_OUT == HELD_OUT - 1
-  return images[chosen == held_out]
+  return images[chosen == held_out], data.target[chosen == held_out]
 
 
 def batch(

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["ABILITIES", "METRICS", "Task", "chance", "measure"]
+__all__ = ["ABILITIES", "METRICS", "Task", "chance", "held_out", "measure"]
 
 ABILITIES = (
   *("recall", "copying", "state tracking", "in-context learning"),
@@ -41,8 +41,9 @@ class Task:
   Attributes:
     name: Of the task, and of its source of data.
     config: The class of its knobs, with `vocab_size`, or else `num_inputs`; with
-      `num_outputs` if it predicts numbers or a class; with `held_out_examples`; and if
-      its metric is accuracy, `chance`, that of the best constant answer.
+      `num_outputs` if it predicts numbers or a class; with `held_out_examples`; with
+      `held_out` where data could be seen twice, see below; and if its metric is
+      accuracy, `chance`, that of the best constant answer.
     batch: Called with keys [B], a config and a length T, gives a batch; it raises
       ValueError where the length does not fit.
     ability: One of `ABILITIES`, what it asks for.
@@ -89,6 +90,17 @@ def measure(
     each = jnp.mean((outputs - batch["optimum"]) ** 2, axis=-1)
   weights = batch["weights"]
   return jnp.sum(each * weights) / jnp.maximum(jnp.sum(weights), 1)
+
+
+def held_out(config: Any) -> Any:
+  """The config of a task's held-out data.
+
+  Keys that were not trained on are enough, and this is the config itself, but where a
+  task draws from a finite set it has a field `held_out`, which is set.
+  """
+  if not hasattr(config, "held_out"):
+    return config
+  return dataclasses.replace(config, held_out=True)
 
 
 def chance(metric: str, config: Any, batch: dict[str, Array]) -> float:

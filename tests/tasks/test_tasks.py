@@ -34,10 +34,27 @@ EXAMPLES = {
   "discrete_functions": (dict(num_bits=3), 12),
   "markov_chains": (dict(vocab_size=3, order=2), 16),
   "automata": (dict(vocab_size=7, max_states=5, max_string=6), 20),
+  "worm_serial_recall": (dict(set_size=3, num_items=5), 11),
+  "worm_serial_recognition": (dict(set_size=3, num_items=5), 11),
+  "worm_free_recall": (dict(set_size=3, num_items=5), 14),
+  "worm_item_recognition": (dict(set_size=3, num_items=5), 11),
+  "worm_change_detection": (dict(set_size=3, num_items=5), 11),
+  "worm_feature_binding": (dict(set_size=3, num_items=5), 17),
+  "worm_spatial_coordination": (dict(set_size=4, num_items=7), 9),
+  "worm_complex_span": (dict(set_size=3, num_items=5), 17),
+  "worm_memory_updating": (dict(set_size=2, num_boxes=3), 16),
+  "worm_task_switching": (dict(), 11),
+  "n_back": (dict(num_items=5), 11),
+  "listops": (dict(max_depth=3, max_args=4), 20),
+  "pathfinder": (
+    dict(num_dashes=3, num_distractors=1, distractor_dashes=1, step=0.25),
+    16**2,
+  ),
   "arrow_pointing": (
     dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4),
     25,
   ),
+  "pixel_digits": (dict(), 64),
 }
 ROWS = 64
 
