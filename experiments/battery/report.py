@@ -194,8 +194,9 @@ def _mixers(rows: list[dict]) -> str:
 
 
 def _settings(rows: list[dict], command: str, settings: dict | None) -> str:
+  text = lambda x: x if isinstance(x, str) else f"{x:g}"
   distinct = lambda name: sorted(
-    {str(r[name]) for r in rows if r.get(name) is not None}
+    {text(r[name]) for r in rows if r.get(name) is not None}
   )
   lines = [["command", f"<code>{html.escape(command)}</code>"]] if command else []
   for name in ("device", "dtype", "versions", "learning_rate", "seed"):
