@@ -142,12 +142,12 @@ def check(size: Size, task: str) -> None:
 def levels(T: int, W: int) -> dict[str, tuple[Level, ...]]:
   """All tasks at training sequences of T tokens and W ids.
 
-  Tasks over ids share T and no more than W + 16 ids, and those over numbers as much as
-  they can, so that a mixer is compiled few times. The groups A5 and S5 have more ids.
+  Tasks over ids share T and, but for the groups A5 and S5, few ids; those over
+  numbers share what they can, so that a mixer is compiled few times.
   """
   longer = 2 * T, 4 * T
   one = lambda *args, **fields: (level(*args, **fields),)
-  n, m = T // 8, T // 4
+  n, m = T // 10, T // 4
   worm = dict(set_size=3, num_items=8)
   small_arrows = dict(patch_size=8, radius=(2, 3), arrow_length=(3, 4), margin=4)
   return dict(
@@ -236,7 +236,7 @@ SMALLEST = Size(
   name="smallest",
   features=32,
   num_layers=2,
-  num_heads=2,
+  num_heads=4,
   mlp="none",
   vocab_size=48,
   length=32,
@@ -245,12 +245,12 @@ SMALLEST = Size(
   batch_size=32,
   steps=600,
   steps_per_call=50,
-  rates=(3e-3, 1e-2),
+  rates=(2e-3, 5e-3),
   seeds=(0, 1),
   weight_decay=0.01,
   held_out_batches=8,
   tasks=DEFAULT_TASKS,
-  levels=levels(32, 32),
+  levels=levels(32, 16),
 )
 SMALL = dataclasses.replace(
   SMALLEST,
