@@ -6,6 +6,7 @@ batches have one shape share it.
 """
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -154,66 +155,71 @@ def _versions() -> str:
 
 
 def _level(cell, level, data, programs):
+  """The rows of one level."""
   size, task = cell.size, tasks.task(cell.task)
   before, net = programs.seconds, model(cell, level)
   population, speed = _train(cell, level, net, data, programs)
-  skipped = np.asarray(population.states.skipped)
-  if (skipped > size.steps / 2).all():
-    raise training.NonFiniteError(
-      f"{skipped.min()} of {size.steps} steps or more had a loss or gradient that was "
-      "not finite, at each rate and seed"
-    )
 
   def ask(fields, length, stream):
+    """Values and scores of the members, and the chance."""
     config = task.config(**fields)
     held_out = _batches(data, task, config, length, size, stream)
-    value = _evaluate(programs, task.metric, net, population.params, held_out)
-    return value, _chance(task, config, held_out)
+    values = _evaluate(programs, task.metric, net, population.params, held_out)
+    chance = _chance(task, config, held_out)
+    if task.metric == "accuracy":
+      return values, (values - chance) / (1 - chance), chance
+    return values, 1 - values / chance, chance
 
-  # A rate that diverged is as bad as can be, not unknown.
-  shape = len(size.seeds), len(size.rates)
-  worth = _score(task.metric, *ask(level.fields, level.length, CHOOSE))
-  best = np.nan_to_num(worth, nan=-np.inf).reshape(shape).mean(0).argmax()
-  answers = [
-    (kind, name, length, *ask(fields, length, REPORT))
-    for kind, name, fields, length in level.questions()
-  ]
-  constants = dict(
+  _, worth, _ = ask(level.fields, level.length, CHOOSE)
+  best = _best_rate(size, worth, np.asarray(population.states.skipped))
+  level_of = dict(
     mixer=cell.name,
     task=task.name,
     ability=task.ability,
     trained_length=level.length,
     metric=task.metric,
-    flops_per_token=_flops(net, task, level) / level.length,
     parameters=sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(population.params)),
+    flops_per_token=_flops(net, task, level) / level.length,
     tokens_per_second=speed,
-    compile_seconds=programs.seconds - before,
     device=jax.devices()[0].device_kind,
     dtype="float32",
     versions=_versions(),
     status="done",
   )
   rows = []
-  for question, name, length, values, chance in answers:
-    scores = _score(task.metric, values, chance)
-    for member, (seed, rate) in enumerate(np.ndindex(shape)):
-      rows.append(
-        constants
-        | dict(
-          question=question,
-          difficulty=name,
-          length=length,
-          seed=size.seeds[seed],
-          learning_rate=size.rates[rate],
-          best=int(rate == best),
-          value=float(values[member]),
-          chance=chance,
-          score=float(scores[member]),
-          skipped_steps=int(skipped[member]),
-          state_bytes=state_bytes(net, cell.mixer, length),
-        )
+  for question, name, fields, length in level.questions():
+    values, scores, chance = ask(fields, length, REPORT)
+    asked = dict(question=question, difficulty=name, length=length, chance=chance)
+    asked["state_bytes"] = state_bytes(net, cell.mixer, length)
+    for i, (seed, rate) in enumerate(itertools.product(size.seeds, size.rates)):
+      of_member = dict(
+        seed=seed,
+        learning_rate=rate,
+        best=int(rate == best),
+        value=float(values[i]),
+        score=float(scores[i]),
+        skipped_steps=int(population.states.skipped[i]),
       )
-  return rows
+      rows.append(level_of | asked | of_member)
+  return [row | dict(compile_seconds=programs.seconds - before) for row in rows]
+
+
+def _best_rate(size, scores, skipped) -> float:
+  """The learning rate whose mean over the seeds is largest.
+
+  Raises:
+    NonFiniteError: If no rate gave all seeds a score, or none could train.
+  """
+  if (skipped > size.steps / 2).all():
+    raise training.NonFiniteError(
+      f"{skipped.min()} of {size.steps} steps or more had a loss or gradient that was "
+      "not finite, at each rate and seed"
+    )
+  # A rate that diverged is as bad as can be, not unknown.
+  means = np.nan_to_num(scores, nan=-np.inf).reshape(len(size.seeds), -1).mean(axis=0)
+  if not np.isfinite(means.max()):
+    raise training.NonFiniteError("no learning rate gave all seeds a finite score")
+  return size.rates[means.argmax()]
 
 
 def _train(cell, level, net, data, programs):
@@ -334,13 +340,6 @@ def _evaluate(programs, metric, net, params, held_out) -> np.ndarray:
 
   program = programs.get(("evaluate", metric, net), lambda: evaluate, params, held_out)
   return np.asarray(program(params, held_out))
-
-
-def _score(metric, values, chance):
-  """0 is what no look at the sequence gives, 1 the best there is."""
-  if metric == "accuracy":
-    return (values - chance) / (1 - chance)
-  return 1 - values / chance
 
 
 def _flops(net, task, level) -> int:
