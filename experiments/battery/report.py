@@ -157,7 +157,7 @@ def _levels(rows: list[dict]) -> str:
       f"{row['trained_length']:.0f}",
       ", ".join(map(str, sorted(lengths))),
       f"{row['metric'].replace('_', ' ')}, {row['chance']:.3g} by chance",
-      _linked(tasks.TASKS[task].paper) if task in tasks.TASKS else "",
+      _paper(task),
     ]
     for (task, difficulty, harder), (row, lengths) in sorted(
       levels.items(), key=lambda item: order.index(item[0][0])
@@ -165,6 +165,11 @@ def _levels(rows: list[dict]) -> str:
   ]
   head = ["ability", "task", "difficulty", "trained at", "asked at", "metric", "paper"]
   return f"<h2>Tasks</h2>\n{_table(head, lines)}"
+
+
+def _paper(task: str) -> str:
+  paper = tasks.TASKS[task].paper if task in tasks.TASKS else ""
+  return _linked(f"arXiv:{paper}") if re.fullmatch(r"[\d.]+", paper) else paper
 
 
 def _mixers(rows: list[dict]) -> str:

@@ -47,7 +47,7 @@ class Task:
     batch: Called with keys [B], a config and a length T, gives a batch; it raises
       ValueError where the length does not fit.
     ability: One of `ABILITIES`, what it asks for.
-    paper: Its arXiv id.
+    paper: Its arXiv id, or a reference where it has none.
     predicts: What stands in the targets.
     metric: One of `METRICS`.
   """
