@@ -647,7 +647,14 @@ def _inverse(M, dot):
   size = 2
   while size < C:
     between = ((i ^ j) < 2 * size) & ((i & size) > (j & size))
-    X = X - dot.fine("nn", dot.fine("nn", X, jnp.where(between, M, 0.0)), X)
+    M_between = jnp.where(between, M, 0.0)
+    if size < 8:  # Not whole tiles of float32.
+      X -= dot.fine("nn", dot.fine("nn", X, M_between), X)
+    else:
+      first, second = halves(X, size)
+      rows = second.reshape(-1, C)
+      rows -= dot.fine("nn", dot.fine("nn", rows, M_between), X)
+      X = joined(first, rows.reshape(second.shape))
     size *= 2
   return X
 
