@@ -46,7 +46,7 @@ LANES = 128  # K and V are multiples in VMEM.
 SMALLEST = 4  # Tokens: half of the blocks in which quotients of decays are taken.
 LOWEST = -104.0  # Of decays by token: e^-104 is nothing in float32.
 LEAST = -19.0  # Of decays by channel: e^(4 x 19) is in a float's range.
-HEADS, WIDTH = 4, 512  # Of a program at most, and all their keys' or values' width.
+HEADS, WIDTH = 8, 2048  # Of a program at most, and bytes of all their keys or values.
 VMEM = 48 << 20  # Bytes a program may use, of 64 to 128 MiB.
 
 f32, bf16 = jnp.float32, jnp.bfloat16
@@ -133,7 +133,8 @@ class Sizes(NamedTuple):
   @classmethod
   def of(cls, vectors, state):
     B, H, K, V = state.shape
-    fits = lambda n: H % n == 0 and n * max(K, V) <= WIDTH
+    width = max(K, V) * vectors[2].dtype.itemsize
+    fits = lambda n: H % n == 0 and n * width <= WIDTH
     heads = next(n for n in range(HEADS, 0, -1) if n == 1 or fits(n))
     return cls(B, H, vectors[0].shape[1] // TOKENS, K, V, heads)
 
