@@ -13,12 +13,12 @@ of both at the chip's clock, and "ratio" that by the first row's, above 1 where 
 slower than the first. What does not compile, and what is not simulated, says why.
 
 Every pass is compiled at its own size, which says whether it compiles. As simulating is
-slow, it is simulated on one row, at most `HEADS` heads and `TOKENS` tokens; cycles of
-XLA's operations are multiplied by how many times more rows x heads x tokens there are.
-Those of Mosaic kernels, which have a start, go on from half as many tokens in a
-straight line, which is by the number of their programs: each must do equal work. Cycles
-are added up over the program, those in a loop as often as it runs; copies that run
-beside the rest count nothing.
+slow, it is simulated on one row, at most `TOKENS` tokens and `HEADS` heads (`XLA_HEADS`
+of a form without kernels); cycles of XLA's operations are multiplied by how many times
+more rows x heads x tokens there are. Those of Mosaic kernels, which have a start, go on
+from half as many tokens in a straight line, which is by the number of their programs:
+each must do equal work. Cycles are added up over the program, those in a loop as often
+as it runs; copies that run beside the rest count nothing.
 
 The simulation aborts on some instructions. If on a kernel's, or if it says 0 cycles,
 the pass has no figure. An operation of XLA's then counts with the estimate by which XLA
@@ -65,7 +65,9 @@ flags.set_default(bench_kernels.FORMS, ["pallas_tpu", "chunked"])
 flags.set_default(bench_kernels.SHAPES, ["B4T4096H16D128", "B4T4096H16K64V128"])
 UNUSED = ("documents", "stateful", "calls", "repeats")
 
-HEADS, TOKENS = 4, 1024  # At most, of a simulation: a million cycles take 30 s, 3 GB.
+# At most, of a simulation: a million cycles take 30 s, 3 GB.
+TOKENS = 1024
+HEADS, XLA_HEADS = 8, 4  # As many as a program of a kernel; no more than must be.
 SECONDS = 600  # Of one compilation.
 PASSES = ("forward", "both")
 OPS = (*bench_kernels.GATES, "short_conv")
@@ -208,7 +210,8 @@ def cost(op, who, sizes, chip, which) -> dict:
   if "guess" not in whole:
     return dict(why=f"does not compile: {whole['why']}")
   B, T, H, K, V = sizes
-  T_few, H_few = min(T, TOKENS), min(H, HEADS)
+  by_kernel = who in PEERS_KNOWN or who.startswith("pallas")
+  T_few, H_few = min(T, TOKENS), min(H, HEADS if by_kernel else XLA_HEADS)
   part = simulate(job | dict(sizes=(1, T_few, H_few, K, V)))
   found = dict(guess=whole["guess"])
   if "why" in part:

@@ -46,7 +46,7 @@ LANES = 128  # K and V are multiples in VMEM.
 SMALLEST = 4  # Tokens: half of the blocks in which quotients of decays are taken.
 LOWEST = -104.0  # Of decays by token: e^-104 is nothing in float32.
 LEAST = -19.0  # Of decays by channel: e^(4 x 19) is in a float's range.
-HEADS, WIDTH = 4, 512  # Of a program at most, and all their keys' or values' width.
+HEADS, WIDTH = 8, 2048  # Of a program at most, and bytes of all their keys or values.
 VMEM = 48 << 20  # Bytes a program may use, of 64 to 128 MiB.
 
 f32, bf16 = jnp.float32, jnp.bfloat16
@@ -133,7 +133,8 @@ class Sizes(NamedTuple):
   @classmethod
   def of(cls, vectors, state):
     B, H, K, V = state.shape
-    fits = lambda n: H % n == 0 and n * max(K, V) <= WIDTH
+    width = max(K, V) * vectors[2].dtype.itemsize
+    fits = lambda n: H % n == 0 and n * width <= WIDTH
     heads = next(n for n in range(HEADS, 0, -1) if n == 1 or fits(n))
     return cls(B, H, vectors[0].shape[1] // TOKENS, K, V, heads)
 
@@ -481,17 +482,71 @@ def shares_by_token(g, documents):
 
 
 def shares_by_channel(g, documents, dot):
-  """`shares_by_token` of gates by channel, [C, K]: [C, K] twice and [K, 1]."""
+  """`shares_by_token` of gates by channel.
+
+  Args:
+    g: [C, K].
+    documents: ...
+    dot: ...
+
+  Returns:
+    g, limited; its `sums`; and the shares, [C, K] twice and [K, 1].
+  """
   g = jnp.maximum(g, LEAST)
-  C = g.shape[0]
-  i, j = _index(C, 0), _index(C, 1)
-  keeps = jnp.exp(jnp.sum(g, axis=0, keepdims=True)) * documents.keeps()
+  near, levels = sums(g, dot)
+  since, until, whole = levels[-1]
   return (
     g,
-    jnp.exp(dot.sums(_ones(j <= i), g)) * documents.read(),
-    jnp.exp(dot.sums(_ones(j > i), g)) * documents.write(),
-    column(keeps),
+    (near, levels),
+    jnp.exp(since) * documents.read(),
+    jnp.exp(until) * documents.write(),
+    column(jnp.exp(whole[0]) * documents.keeps()),
   )
+
+
+def sums(g, dot):
+  """Of g [C, K] in the blocks of 2 `SMALLEST` tokens, of twice as many, ... and of C.
+
+  Those of the least are products with signs, the others sums of two halves'.
+
+  Returns:
+    In the least blocks the sums from the middle to a token, below 0 before it; and of
+    each size the sums from the block's start up to and with a token, and from there to
+    its end, [C, K], and of all its tokens, [C / size, 1, K].
+  """
+  C, K = g.shape
+  i, j = _index(C, 0), _index(C, 1)
+  size = 2 * SMALLEST
+  block, second = (i ^ j) < size, (i & SMALLEST) > 0
+  between = ((i ^ j) < SMALLEST) & ((j > i) ^ second)
+  signs = [
+    jnp.where(between, jnp.where(second, 1.0, -1.0), 0.0),
+    _ones(block & (j <= i)),
+    _ones(block & (j > i)),
+  ]
+  # One product: each half of g's bits is loaded into the matrix unit once.
+  near, since, until = jax.lax.split(dot.sums(jnp.concatenate(signs), g), [C] * 3)
+  whole = jnp.sum(g.reshape(-1, size, K), axis=1, keepdims=True)
+  levels = [(since, until, whole)]
+  while size < C:
+    (since, late), (until, early) = halves(since, size), halves(until, size)
+    first, then = halves(whole, 1)
+    since, until = joined(since, late + first), joined(until + then, early)
+    whole = first + then
+    levels.append((since, until, whole))
+    size *= 2
+  return near, levels
+
+
+def halves(x, size):
+  """The first and the second of each two blocks of rows, [n, size, K]."""
+  first, second = jax.lax.split(x.reshape(-1, 2, size, x.shape[-1]), (1, 1), axis=1)
+  return first[:, 0], second[:, 0]
+
+
+def joined(first, second):
+  """The inverse: [2 n size, K]."""
+  return jnp.concatenate([first, second], axis=1).reshape(-1, first.shape[-1])
 
 
 def masked_exp(x, mask):
@@ -506,40 +561,47 @@ def stretches(row, dot):
   return dot.fine("nn", jnp.where(j <= i, row, 0.0), _ones(i > j))
 
 
-def scores(reads, writes, g, dot):
+def scores(reads, writes, sums, dot):
   """Of all tokens with earlier ones, by channels that fade in between, j < i.
 
       A_ij = sum_c r_ic w_jc exp(g_{j+1,c} + ... + g_ic)
 
-  A sum of products of matrices, each for the pairs of a block's two halves: there the
-  exponent is the sum up to the middle and that from there on. In the smallest blocks
-  pairs of one half need a quotient: there no token's decay may be below `LEAST`.
+  A sum of products of matrices, each of the second halves of blocks with their first:
+  there the exponent is the sum up to the middle and that from there on. In the smallest
+  blocks all pairs are by a quotient: there no token's decay may be below `LEAST`.
 
   Args:
     reads: [C, K] each.
     writes: [C, K] each.
-    g: [C, K], at least `LEAST`.
+    sums: Of g, [C, K], at least `LEAST`.
     dot: ...
 
   Returns:
     [C, C], of each read with each write.
   """
-  C = g.shape[0]
+  near, levels = sums
+  C, K = near.shape
   i, j = _index(C, 0), _index(C, 1)
-  out, size = [[0.0 for _ in writes] for _ in reads], C // 2
-  while size >= SMALLEST:
-    smallest = size == SMALLEST
-    second = (i & size) > 0
-    near = ((i ^ j) < size) & ((j > i) ^ second)
-    sign = jnp.where(second, 1.0, -1.0) if smallest else 1.0
-    E = dot.sums(jnp.where(near, sign, 0.0), g)
-    late = [faded(x, E, dot) for x in reads]
-    early = [faded(x, -E if smallest else E, dot) for x in writes]
-    pairs = (i ^ j) < 2 * size
-    pairs &= (i > j) if smallest else (i & size) > (j & size)
+  late = [faded(x, near, dot) for x in reads]
+  early = [faded(x, -near, dot) for x in writes]
+  pairs = ((i ^ j) < 2 * SMALLEST) & (i > j)
+  out = [[jnp.where(pairs, dot("nt", x, y), 0.0) for y in early] for x in late]
+  size = 2 * SMALLEST
+  for since, until, _ in levels[:-1]:
+    E, (_, since) = halves(until, size)[0], halves(since, size)
+    late = [faded(halves(x, size)[1], since, dot).reshape(-1, K) for x in reads]
+    early = [faded(halves(x, size)[0], E, dot) for x in writes]
+    early = [joined(x, jnp.zeros_like(x)) for x in early]
+    block, of = (
+      jax.lax.broadcasted_iota(jnp.int32, (C // 2, C), axis) // n
+      for axis, n in ((0, size), (1, 2 * size))
+    )
     for row, x in zip(out, late):
-      row[:] = [A + jnp.where(pairs, dot("nt", x, y), 0.0) for A, y in zip(row, early)]
-    size //= 2
+      for n, y in enumerate(early):
+        more = jnp.where(block == of, dot("nt", x, y), 0.0)
+        first, second = halves(row[n], size)
+        row[n] = joined(first, second + more.reshape(second.shape))
+    size *= 2
   return out
 
 
@@ -586,7 +648,14 @@ def _inverse(M, dot):
   size = 2
   while size < C:
     between = ((i ^ j) < 2 * size) & ((i & size) > (j & size))
-    X = X - dot.fine("nn", dot.fine("nn", X, jnp.where(between, M, 0.0)), X)
+    M_between = jnp.where(between, M, 0.0)
+    if size < 8:  # Not whole tiles of float32.
+      X -= dot.fine("nn", dot.fine("nn", X, M_between), X)
+    else:
+      first, second = halves(X, size)
+      rows = second.reshape(-1, C)
+      rows -= dot.fine("nn", dot.fine("nn", rows, M_between), X)
+      X = joined(first, rows.reshape(second.shape))
     size *= 2
   return X
 

@@ -14,8 +14,8 @@ __all__ = ["chunk"]
 
 def chunk(S, q, k, v, g, *, documents, dot):
   """The rule, of one head."""
-  g, read, write, keeps = chunks.shares_by_channel(g, documents, dot)
-  ((A,),) = chunks.scores([q], [k], g, dot)
+  _, sums, read, write, keeps = chunks.shares_by_channel(g, documents, dot)
+  ((A,),) = chunks.scores([q], [k], sums, dot)
   A = chunks.with_own(A, q, k, documents)
   o = dot("nn", A, v) + dot("nn", q * read, S)
   return o, keeps * S + dot("tn", k * write, v)
