@@ -11,7 +11,6 @@ one --workdir, and then once with --report_only.
 """
 
 import re
-import sys
 import time
 from collections.abc import Sequence
 
@@ -49,8 +48,7 @@ def main() -> None:
     raise cli.UsageError(f"there is no cell in {results.workdir / 'cells'}")
   table.write_csv(results.workdir / "results.csv", rows)
   page = results.workdir / "report.html"
-  command = "python -m experiments.battery " + " ".join(sys.argv[1:])
-  page.write_text(report.page(rows, command=command, settings=results.settings()))
+  page.write_text(report.page(rows, results.settings()))
   print(f"{results.workdir / 'results.csv'}\n{page}")
 
 

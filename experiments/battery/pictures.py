@@ -171,7 +171,7 @@ def _abilities(axis, columns, inches):
       *(first - 0.4, top, ability.replace(" ", "\n" if count < 3 else " ")),
       transform=above,
       va="bottom",
-      fontsize=8.5,
+      fontsize=7.5,
       style="italic",
     )
 
@@ -215,14 +215,13 @@ def accuracy_against_length(rows: list[dict]) -> Figure | None:
     axis.set_xticks(lengths)
     axis.minorticks_off()
     axis.set_title(f"{task.replace('_', ' ')}, {difficulty}", fontsize=9, loc="left")
+    axis.set_xlabel("tokens", fontsize=8)
     axis.set_ylabel(one["metric"].replace("_", " "), fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     if one["metric"] == "accuracy":
       axis.set_ylim(0, 1.05)
   for axis in axes.flat[len(panels) :]:
     axis.set_visible(False)
-  for axis in axes[-1]:
-    axis.set_xlabel("tokens")
   _legend(figure, chosen)
   return figure
 
@@ -318,6 +317,9 @@ def _means(rows, column, ability=None) -> dict[str, tuple[float, float]]:
 
 def _scatter(axis, points, markers, chosen):
   axis.set_xscale("log")
+  axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axis.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+  axis.xaxis.set_minor_formatter(ticker.NullFormatter())
   axis.set_ylim(-0.03, 1.05)
   x = [p[0] for p in points.values()]
   axis.set_xlim(min(x) / 1.6, max(x) * 2.5)

@@ -44,13 +44,12 @@ def line(rows: list[dict]) -> str:
   )
 
 
-def page(rows: list[dict], command: str = "", settings: dict | None = None) -> str:
+def page(rows: list[dict], settings: dict | None = None) -> str:
   """The page.
 
   Args:
     rows: Of `results.csv`.
-    command: That made them.
-    settings: Of the size; see `sizes.Size`.
+    settings: What else is to be said of the runs.
   """
   mixers = len({r["mixer"] for r in rows})
   tasks_run = len({r["task"] for r in rows})
@@ -89,7 +88,7 @@ def page(rows: list[dict], command: str = "", settings: dict | None = None) -> s
     _failures(failed),
     _levels(rows),
     _mixers(rows),
-    _settings(rows, command, settings),
+    _settings(rows, settings or {}),
   ]
   body = "\n".join(part for part in parts if part)
   return (
@@ -157,7 +156,7 @@ def _levels(rows: list[dict]) -> str:
       f"{row['trained_length']:.0f}",
       ", ".join(map(str, sorted(lengths))),
       f"{row['metric'].replace('_', ' ')}, {row['chance']:.3g} by chance",
-      _paper(task),
+      _paper(tasks.TASKS[task].paper) if task in tasks.TASKS else "",
     ]
     for (task, difficulty, harder), (row, lengths) in sorted(
       levels.items(), key=lambda item: order.index(item[0][0])
@@ -165,11 +164,6 @@ def _levels(rows: list[dict]) -> str:
   ]
   head = ["ability", "task", "difficulty", "trained at", "asked at", "metric", "paper"]
   return f"<h2>Tasks</h2>\n{_table(head, lines)}"
-
-
-def _paper(task: str) -> str:
-  paper = tasks.TASKS[task].paper if task in tasks.TASKS else ""
-  return _linked(f"arXiv:{paper}") if re.fullmatch(r"[\d.]+", paper) else paper
 
 
 def _mixers(rows: list[dict]) -> str:
@@ -181,7 +175,7 @@ def _mixers(rows: list[dict]) -> str:
     if entry:
       paper = html.escape(f"{entry.paper.title} ({entry.paper.year})")
       if entry.paper.arxiv:
-        paper = _linked(f"{paper}, arXiv:{entry.paper.arxiv}")
+        paper += f", {_paper(entry.paper.arxiv)}"
     size = row["state_bytes"]
     lines.append(
       [
@@ -198,20 +192,22 @@ def _mixers(rows: list[dict]) -> str:
   return f"<h2>Mixers</h2>\n{_table([*head, 'tokens/s', 'paper'], lines)}"
 
 
-def _settings(rows: list[dict], command: str, settings: dict | None) -> str:
+def _settings(rows: list[dict], settings: dict) -> str:
   text = lambda x: x if isinstance(x, str) else f"{x:g}"
   distinct = lambda name: sorted(
     {text(r[name]) for r in rows if r.get(name) is not None}
   )
-  lines = [["command", f"<code>{html.escape(command)}</code>"]] if command else []
+  lines = []
   for name in ("device", "dtype", "versions", "learning_rate", "seed"):
     lines.append([name.replace("_", " "), html.escape(", ".join(distinct(name)))])
-  lines += [[name.replace("_", " "), str(x)] for name, x in (settings or {}).items()]
+  lines += [
+    [name.replace("_", " "), html.escape(str(x))] for name, x in settings.items()
+  ]
   return f"<h2>Settings</h2>\n{_table(['', ''], lines)}"
 
 
-def _linked(text: str) -> str:
-  """The text, with its arXiv ids as links."""
-  return re.sub(
-    r"arXiv:([\w.\-/]+\d)", r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', text
-  )
+def _paper(name: str) -> str:
+  """An arXiv id as a link, another name of a paper as it is."""
+  if not re.fullmatch(r"\d{4}\.\d{4,5}", name):
+    return html.escape(name)
+  return f'<a href="https://arxiv.org/abs/{name}">arXiv:{name}</a>'

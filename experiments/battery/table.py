@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import pathlib
+import sys
 
 from experiments.battery import cells
 
@@ -53,20 +54,26 @@ class Table:
   def write(self, cell: cells.Cell, rows: list[dict], seconds: float) -> None:
     path = self.path(cell)
     found = dict(settings=cell.settings(), seconds=round(seconds, 2), rows=rows)
+    found["command"] = " ".join(sys.argv[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_suffix(".tmp")
     whole.write_text(json.dumps(found, indent=1))
     whole.rename(path)
 
   def settings(self) -> dict:
-    """Of one of the cells; those of the size are the same in all of one battery."""
-    path = next((self.workdir / "cells").glob("*.json"))
-    return json.loads(path.read_text())["settings"]["size"]
+    """What the page says of the runs: their flags, and the fields of a cell's size."""
+    found = [json.loads(path.read_text()) for path in self._paths()]
+    flags = dict.fromkeys(one["command"] for one in found)
+    return dict(flags="; ".join(flags)) | found[0]["settings"]["size"]
 
   def rows(self) -> list[dict]:
     """Of all cells in the folder."""
-    paths = sorted((self.workdir / "cells").glob("*.json"))
-    return [row for path in paths for row in json.loads(path.read_text())["rows"]]
+    return [
+      row for path in self._paths() for row in json.loads(path.read_text())["rows"]
+    ]
+
+  def _paths(self):
+    return sorted((self.workdir / "cells").glob("*.json"))
 
 
 def _flat(tree, prefix: str = ""):
