@@ -3,6 +3,7 @@ r"""What each mixer can do: every task, seeds and learning rates together, one r
   python -m experiments.battery --mixers=gla,mamba,gated_delta_net,attention,lstm \
     --workdir=runs/battery                                     # minutes on a CPU
   python -m experiments.battery --mixers=all --size=paper --workdir=runs/paper
+  python -m experiments.battery --claims=all --size=small --workdir=runs/paper
 
 The same line again goes on where it was killed; cells that failed stay failed but with
 --retry_failed. The results are in results.csv, and report.html shows them without a
@@ -10,6 +11,7 @@ network. On several devices, start a process on each with --shard=0/4 to --shard
 one --workdir, and then once with --report_only.
 """
 
+import pathlib
 import re
 import time
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ import jax
 from absl import flags
 
 from experiments import cli
-from experiments.battery import cells, report, sizes, table
+from experiments.battery import cells, claims, outcomes, report, sizes, table
 from jaxseq import registry, tasks
 
 MIXERS = flags.DEFINE_list("mixers", None, "Names in the registry, or all.")
@@ -26,6 +28,7 @@ TASKS = flags.DEFINE_list(
   "tasks", None, "Names of tasks, or all; by default the size's."
 )
 SIZE = flags.DEFINE_enum("size", "smallest", list(sizes.SIZES), "Of models and runs.")
+CLAIMS = flags.DEFINE_list("claims", None, "Claims of papers to reproduce, or all.")
 SHARD = flags.DEFINE_string("shard", "0/1", "i/n: every n-th mixer, from the i-th on.")
 RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "Run failed cells again.")
 REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Run nothing.")
@@ -34,22 +37,34 @@ REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Run nothing.")
 def main() -> None:
   if not cli.WORKDIR.value:
     raise cli.UsageError("battery needs --workdir=FOLDER")
-  if not (MIXERS.value or REPORT_ONLY.value):
-    raise cli.UsageError("battery needs --mixers=NAME,NAME or --mixers=all")
+  if not (MIXERS.value or CLAIMS.value or REPORT_ONLY.value):
+    raise cli.UsageError("battery needs --mixers=NAME,NAME or all, or --claims")
   results = table.Table(cli.WORKDIR.value)
   if not REPORT_ONLY.value:
+    size, left = sizes.SIZES[SIZE.value], []
     with cli.usage_errors():
-      size = sizes.SIZES[SIZE.value]
-      todo = plan(size, MIXERS.value, TASKS.value or size.tasks, SHARD.value)
-      left = unfinished(todo, results, RETRY_FAILED.value)
+      if MIXERS.value:
+        todo = plan(size, MIXERS.value, TASKS.value or size.tasks, SHARD.value)
+        left = unfinished(todo, results, RETRY_FAILED.value)
+      claimed = plan_claims(
+        size, CLAIMS.value or (), results.workdir, RETRY_FAILED.value
+      )
     run(left, results)
-  rows = results.rows()
-  if not rows:
+    for claim, left in claimed:
+      run_claim(claim, left, results.workdir)
+  rows, judged = results.rows(), outcomes.read(results.workdir)
+  if not (rows or judged):
     raise cli.UsageError(f"there is no cell in {results.workdir / 'cells'}")
-  table.write_csv(results.workdir / "results.csv", rows)
-  page = results.workdir / "report.html"
-  page.write_text(report.page(rows, results.settings()))
-  print(f"{results.workdir / 'results.csv'}\n{page}")
+  written = [results.workdir / "report.html"]
+  if rows:
+    written.append(results.workdir / "results.csv")
+    table.write_csv(written[-1], rows)
+  if judged:
+    written.append(results.workdir / "claims.csv")
+    outcomes.write_csv(written[-1], judged)
+  settings = results.settings() if rows else None
+  written[0].write_text(report.page(rows, settings, judged))
+  print(*written, sep="\n")
 
 
 def plan(
@@ -86,6 +101,26 @@ def plan(
       f"got the tasks {', '.join(names)}"
     )
   return found
+
+
+def plan_claims(
+  size: sizes.Size,
+  names: Sequence[str],
+  workdir: pathlib.Path,
+  retry_failed: bool = False,
+) -> list[tuple[claims.Claim, list[cells.Cell]]]:
+  """The claims of these names, or "all", each with the cells that are not there yet.
+
+  Raises:
+    ValueError: If a name is unknown, a cell does not fit, or is there with other
+      settings.
+  """
+  names = list(claims.CLAIMS) if list(names) == ["all"] else names
+  found = [claims.claim(name, size) for name in names]
+  left = lambda claim: unfinished(
+    list(claim.cells), outcomes.results(workdir, claim.name), retry_failed
+  )
+  return [(claim, left(claim)) for claim in found]
 
 
 def unfinished(
@@ -127,6 +162,17 @@ def run(todo: list[cells.Cell], results: table.Table) -> None:
       f"{now - began:5.0f} s  eta {eta / 60:.0f} min",
       flush=True,
     )
+
+
+def run_claim(
+  claim: claims.Claim, left: list[cells.Cell], workdir: pathlib.Path
+) -> None:
+  """Runs the cells of a claim that are left; prints what became of it."""
+  results = outcomes.results(workdir, claim.name)
+  run(left, results)
+  outcome = outcomes.judge(claim, results.rows())
+  outcomes.write(workdir, outcome)
+  print(outcomes.line(outcome), flush=True)
 
 
 if __name__ == "__main__":

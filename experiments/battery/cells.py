@@ -49,6 +49,9 @@ class Cell:
     size: What to train; `dataclasses.replace` gives one of other width or steps.
     options: Attributes of the mixer.
     label: How tables call the mixer, its name if None.
+    net: A model to take instead of a stack of the mixer.
+    probes: More to measure wherever the task is asked, by name: functions of what the
+      model returns and of the batch.
   """
 
   mixer: str
@@ -56,6 +59,8 @@ class Cell:
   size: Size
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   label: str | None = None
+  net: nn.Module | None = None
+  probes: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
 
   @property
   def name(self) -> str:
@@ -66,7 +71,10 @@ class Cell:
     size = dataclasses.asdict(self.size)
     del size["tasks"], size["levels"]
     levels = [dataclasses.asdict(level) for level in self.size.of(self.task)]
-    return dict(mixer=self.mixer, options=dict(self.options), size=size, levels=levels)
+    found = dict(mixer=self.mixer, options=dict(self.options), size=size, levels=levels)
+    if self.net is not None:
+      found["net"] = " ".join(repr(self.net).split())
+    return found | ({"probes": list(self.probes)} if self.probes else {})
 
 
 class Programs:
@@ -98,6 +106,8 @@ def is_cell(mixer: str, task: str) -> bool:
 
 def model(cell: Cell, level: Level) -> nn.Module:
   """The model of a level, the same for all tasks whose shapes are the same."""
+  if cell.net is not None:
+    return cell.net
   size, task = cell.size, tasks.task(cell.task)
   config = task.config(**level.fields)
   backbone = models.BackboneConfig(
@@ -177,7 +187,6 @@ def _level(cell, level, data, programs):
     task=task.name,
     ability=task.ability,
     trained_length=level.length,
-    metric=task.metric,
     parameters=sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(population.params)),
     flops_per_token=_flops(net, task, level) / level.length,
     tokens_per_second=speed,
@@ -187,20 +196,30 @@ def _level(cell, level, data, programs):
     status="done",
   )
   rows = []
-  for question, name, fields, length in level.questions():
-    values, scores, chance = ask(fields, length, REPORT)
-    asked = dict(question=question, difficulty=name, length=length, chance=chance)
-    asked["state_bytes"] = state_bytes(net, cell.mixer, length)
+
+  def members(asked, values, scores=None):
+    """Adds a row for each."""
     for i, (seed, rate) in enumerate(itertools.product(size.seeds, size.rates)):
       of_member = dict(
         seed=seed,
         learning_rate=rate,
         best=int(rate == best),
         value=float(values[i]),
-        score=float(scores[i]),
+        score=None if scores is None else float(scores[i]),
         skipped_steps=int(population.states.skipped[i]),
       )
       rows.append(level_of | asked | of_member)
+
+  for question, name, fields, length in level.questions():
+    values, scores, chance = ask(fields, length, REPORT)
+    asked = dict(question=question, difficulty=name, length=length, chance=chance)
+    asked["state_bytes"] = None if cell.net else state_bytes(net, cell.mixer, length)
+    members(asked | dict(metric=task.metric), values, scores)
+    for probe, function in cell.probes.items():
+      held_out = _batches(data, task, task.config(**fields), length, size, REPORT)
+      values = _evaluate(programs, probe, net, population.params, held_out, function)
+      asked |= dict(question="probe", difficulty=f"{name}: {probe}", chance=None)
+      members(asked | dict(metric=probe), values)
   return [row | dict(compile_seconds=programs.seconds - before) for row in rows]
 
 
@@ -313,8 +332,8 @@ def _chance(task, config, held_out):
   return tasks.chance(task.metric, config, whole)
 
 
-def _evaluate(programs, metric, net, params, held_out) -> np.ndarray:
-  """The metric of each member, over all held-out batches."""
+def _evaluate(programs, metric, net, params, held_out, probe=None) -> np.ndarray:
+  """The metric of each member, or the probe, over all held-out batches."""
   if metric == "divergence":  # The model may know more ids than the task.
     more = net.vocab_size - held_out["optimum"].shape[-1]
     pad = [(0, 0)] * (held_out["optimum"].ndim - 1) + [(0, more)]
@@ -324,6 +343,8 @@ def _evaluate(programs, metric, net, params, held_out) -> np.ndarray:
     outputs = net.apply(
       {"params": params}, batch["inputs"], segment_ids=batch["segment_ids"]
     )
+    if probe is not None:
+      return probe(outputs, batch)
     outputs = outputs[0] if isinstance(outputs, tuple) else outputs
     return tasks.measure(metric, outputs, batch)
 

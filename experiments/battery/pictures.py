@@ -58,7 +58,8 @@ def answers(rows: list[dict]) -> dict[tuple, dict]:
   result = {}
   for key, group in groups.items():
     values = [row["value"] for row in group]
-    mean = {n: statistics.fmean(r[n] for r in group) for n in ("value", "score")}
+    known = [n for n in ("value", "score") if group[0][n] is not None]
+    mean = {n: statistics.fmean(r[n] for r in group) for n in known}
     result[key] = group[0] | mean | dict(low=min(values), high=max(values))
   return result
 

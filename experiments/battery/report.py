@@ -3,6 +3,7 @@
 import html
 import io
 import re
+from collections.abc import Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ th, td { text-align: left; padding: .22rem 1.1rem .22rem 0; vertical-align: top;
 th { font-weight: 600; color: #69717a; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 code { font-size: .86em; background: #f2f3f4; padding: .1em .3em; border-radius: 3px; }
+.bar { height: .8em; margin-top: .3em; background: #7fb0c4; }
 a { color: #2f7a99; text-decoration: none; }
 """
 
@@ -44,17 +46,31 @@ def line(rows: list[dict]) -> str:
   )
 
 
-def page(rows: list[dict], settings: dict | None = None) -> str:
+def page(
+  rows: list[dict], settings: dict | None = None, judged: Sequence[dict] = ()
+) -> str:
   """The page.
 
   Args:
     rows: Of `results.csv`.
     settings: What else is to be said of the runs.
+    judged: Of claims; see `outcomes.judge`.
   """
+  parts = _battery(rows, settings) if rows else []
+  body = "\n".join(part for part in [*parts, _claims(judged)] if part)
+  return (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width">'
+    f"<title>The battery</title><style>{CSS}</style></head>\n<body>\n{body}\n"
+    "</body></html>\n"
+  )
+
+
+def _battery(rows: list[dict], settings: dict | None) -> list[str]:
   mixers = len({r["mixer"] for r in rows})
   tasks_run = len({r["task"] for r in rows})
   failed = [r for r in rows if r["status"] != "done"]
-  parts = [
+  return [
     "<h1>What each mixer can do</h1>",
     f'<p class="lead">{mixers} sequence mixers, {tasks_run} tasks. All learning rates '
     "and seeds of a cell are trained together; shown is the mean over the seeds at the "
@@ -90,13 +106,54 @@ def page(rows: list[dict], settings: dict | None = None) -> str:
     _mixers(rows),
     _settings(rows, settings or {}),
   ]
-  body = "\n".join(part for part in parts if part)
-  return (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width">'
-    f"<title>The battery</title><style>{CSS}</style></head>\n<body>\n{body}\n"
-    "</body></html>\n"
-  )
+
+
+def _claims(judged: Sequence[dict]) -> str:
+  """Each with what was measured and which of its conditions hold."""
+  if not judged:
+    return ""
+  held = sum(outcome["outcome"] == "reproduced" for outcome in judged)
+  parts = [
+    f"<h1>Claims of papers, in miniature</h1>\n"
+    f'<p class="lead">{held} of {len(judged)} are reproduced. Thresholds were set '
+    "before the runs, lengths and training in short trials. Models and runs are far "
+    "smaller than the papers', so that a claim not reproduced is not refuted.</p>"
+  ]
+  for outcome in judged:
+    papers = ", ".join(_paper(paper) for paper in outcome["papers"])
+    said = [
+      f"{'yes' if holds else '<b>no</b>'}: {html.escape(words)}"
+      for words, holds in outcome["conditions"]
+    ] + [html.escape(text) for text in (*outcome["failed"], outcome["note"]) if text]
+    lines = [
+      [
+        html.escape(row["mixer"]),
+        html.escape(row["difficulty"]),
+        f"{row['length']}",
+        row["metric"].replace("_", " "),
+        f"{row['value']:.3g}",
+        f"{row['low']:.3g} to {row['high']:.3g}",
+        "" if row["chance"] is None else f"{row['chance']:.3g}",
+        "" if row["state_bytes"] is None else f"{row['state_bytes']:,}",
+        _bar(row),
+      ]
+      for row in outcome["numbers"]
+    ]
+    head = ["mixer", "asked", "length", "metric", "mean", "seeds", "chance"]
+    parts.append(
+      f"<h2>{outcome['outcome'].capitalize()}: {outcome['claim'].replace('_', ' ')}"
+      f"</h2>\n<p>{html.escape(outcome['says'])} ({papers}; size {outcome['size']})</p>"
+      f"\n<ul>{''.join(f'<li>{text}</li>' for text in said)}</ul>\n"
+      + _table([*head, "state bytes", ""], lines)
+    )
+  return "\n".join(parts)
+
+
+def _bar(row: dict) -> str:
+  """An accuracy as a length."""
+  if row["metric"] != "accuracy":
+    return ""
+  return f'<div class="bar" style="width: {120 * row["value"]:.0f}px"></div>'
 
 
 def _section(title: str, figure: Figure | None, caption: str, tall=False) -> str:

@@ -15,7 +15,7 @@ import sys
 
 from experiments.battery import cells
 
-__all__ = ["Table", "read_csv", "write_csv"]
+__all__ = ["Table", "read_csv", "text", "write_csv"]
 
 
 class Table:
@@ -93,11 +93,12 @@ def write_csv(path: str | os.PathLike, rows: list[dict]) -> None:
     writer = csv.writer(file)
     writer.writerow(cells.COLUMNS)
     for row in rows:
-      writer.writerow([_text(row.get(column)) for column in cells.COLUMNS])
+      writer.writerow([text(row.get(column)) for column in cells.COLUMNS])
   whole.rename(path)
 
 
-def _text(value):
+def text(value):
+  """Numbers with four digits."""
   return f"{value:.4g}" if isinstance(value, float) else value
 
 

@@ -11,6 +11,9 @@ it, the prompt may be that of Zhang et al. (2023, arXiv:2306.09927):
 
     inputs   (x1, y1) (x2, y2) ... (xN, yN) (x, 0)
     targets     .        .            .       y
+
+Then the optimum can be the best single step of gradient descent, where trained linear
+attention ends, so that the metric is the distance to it.
 """
 
 import dataclasses
@@ -33,6 +36,7 @@ class LinearRegressionConfig:
     noise: Standard deviation of the noise in y.
     condition_number: Of L, whose eigenvalues fall geometrically; 1 makes it I.
     paired: Whether a token is an example, and only the last y is asked for.
+    optimum: "bayes"; or if paired, "one_step", what the best step predicts.
     held_out_examples: Number of sequences evaluated.
   """
 
@@ -40,6 +44,7 @@ class LinearRegressionConfig:
   noise: float = 0.0
   condition_number: float = 1.0
   paired: bool = False
+  optimum: str = "bayes"
   held_out_examples: int = 1024
 
   num_outputs = 1
@@ -53,6 +58,8 @@ class LinearRegressionConfig:
       held_out_examples=self.held_out_examples,
     )
     checks.check_at_least("linear_regression", 0, noise=self.noise)
+    kinds = ("bayes", "one_step") if self.paired else ("bayes",)
+    checks.check_one_of("linear_regression", kinds, optimum=self.optimum)
 
   @property
   def num_inputs(self) -> int:
@@ -107,6 +114,8 @@ def example(
   optimum, _ = prompts.bayesian_regression(x, y, d**-0.5, config.noise)
   if not config.paired:
     return prompts.alternate(x, y, optimum, length)
+  if config.optimum == "one_step":
+    optimum = one_step(x[:-1], y[:-1], x[-1], best_step(config, n - 1))
   last = (jnp.arange(length) == length - 1).astype(jnp.float32)
   return dict(
     inputs=jnp.concatenate([x, (y * (1 - last))[:, None]], axis=1),
@@ -125,14 +134,16 @@ def batch(
   Args:
     keys: Random keys [B], one for each sequence.
     config: The task.
-    length: T: T / 2 examples, or T - 1 and a query if they are paired. At least 1.
+    length: T: T / 2 examples, or T - 1 and a query if they are paired. At least 1,
+      or 2 for a step.
 
   Returns:
     A batch of `data`: inputs [B, T, d + 1], targets and optimum [B, T, 1], weights and
     segment_ids [B, T].
 
   Raises:
-    ValueError: If there would be no token.
+    ValueError: If there would be no token, or no example to step with.
   """
-  checks.check_at_least("linear_regression", 1, sequence_length=length)
+  least = 2 if config.optimum == "one_step" else 1
+  checks.check_at_least("linear_regression", least, sequence_length=length)
   return jax.vmap(lambda key: example(key, config, length))(keys)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jaxseq.tasks import checks
+from jaxseq.tasks import checks, just_read_twice
 
 __all__ = ["SetDisjointnessConfig", "batch"]
 
@@ -34,6 +34,7 @@ class SetDisjointnessConfig:
     first: "smaller" or "larger", the set that is read first.
     answer: "whether" they are disjoint, or "which" element is shared by sets that
       never are.
+    twice: Whether the sets are read twice before the question; see `just_read_twice`.
     held_out_examples: Number of sequences evaluated.
   """
 
@@ -41,6 +42,7 @@ class SetDisjointnessConfig:
   set_size: int = 4
   first: str = "smaller"
   answer: str = "whether"
+  twice: bool = False
   held_out_examples: int = 1024
 
   @property
@@ -92,8 +94,8 @@ def batch(
   Args:
     keys: Random keys [B], one for each sequence.
     config: The task.
-    length: T, at least 2 `set_size` + 2, at most `vocab_size` - 2. To read the sets
-      twice (`just_read_twice`), repeat all but the last token.
+    length: T, at least 2 `set_size` + 2, at most `vocab_size` - 2; if the sets are
+      read twice, this holds for T / 2, rounded up, and an even T ends in padding.
 
   Returns:
     A batch of `data`: inputs, targets, weights (float32) and segment_ids, all [B, T].
@@ -101,11 +103,16 @@ def batch(
   Raises:
     ValueError: If the larger set would be the smaller, or lack elements.
   """
+  once = -(-length // 2) if config.twice else length
   least = 2 * config.set_size + 2
-  checks.check_at_least("set_disjointness", least, sequence_length=length)
-  if length > config.vocab_size - 2:
+  checks.check_at_least("set_disjointness", least, sequence_length=once)
+  if once > config.vocab_size - 2:
     raise ValueError(
-      f"set_disjointness needs vocab_size >= sequence_length + 2 = {length + 2}, for "
+      f"set_disjointness needs vocab_size >= sequence_length + 2 = {once + 2}, for "
       f"sets without a common element; got {config.vocab_size}"
     )
-  return jax.vmap(lambda key: example(key, config, length))(keys)
+  batch = jax.vmap(lambda key: example(key, config, once))(keys)
+  if not config.twice:
+    return batch
+  context_length = jnp.full(len(keys), once - 1)
+  return just_read_twice.read_twice(batch, context_length, length)

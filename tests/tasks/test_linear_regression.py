@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,3 +97,22 @@ def test_what_does_not_fit_is_refused():
     Config(condition_number=0.5)
   with pytest.raises(ValueError, match="sequence_length >= 1; got 0"):
     linear_regression.batch(jax.random.split(jax.random.key(0), 2), Config(), 0)
+
+
+def test_the_optimum_can_be_the_best_step():
+  config = Config(num_dims=D, noise=0.2, condition_number=5.0, paired=True)
+  batch = rows(dataclasses.replace(config, optimum="one_step"), 9)
+  for name, values in rows(config, 9).items():
+    assert (name != "optimum") == np.array_equal(values, batch[name]), name
+  step = np.asarray(linear_regression.best_step(config, 8))
+  x, y, query = batch["inputs"][:, :-1, :D], batch["inputs"][:, :-1, D], batch["inputs"]
+  w = step * np.einsum("bn,bnd->bd", y, x) / 8
+  want = np.sum(w * query[:, -1, :D], axis=1)
+  np.testing.assert_allclose(batch["optimum"][:, -1, 0], want, rtol=1e-4, atol=1e-5)
+  assert not batch["optimum"][:, :-1].any()
+  with pytest.raises(ValueError, match="optimum in .'bayes',.; got 'one_step'"):
+    Config(optimum="one_step")
+  with pytest.raises(ValueError, match="sequence_length >= 2; got 1"):
+    make(
+      jax.random.split(jax.random.key(0), 2), Config(paired=True, optimum="one_step"), 1
+    )

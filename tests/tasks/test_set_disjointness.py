@@ -1,8 +1,10 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
-from jaxseq.tasks import just_read_twice, set_disjointness
+from jaxseq.tasks import set_disjointness
 
 KEYS = jax.random.split(jax.random.key(0), 400)
 make = jax.jit(set_disjointness.batch, static_argnums=(1, 2))
@@ -38,12 +40,15 @@ def test_the_answer_is_that_of_the_two_sets(first, answer):
     np.testing.assert_allclose(places[at] / places[at].sum(), 1 / size, atol=0.12)
 
 
-def test_the_sets_can_be_read_twice():
-  _, batch = sample()
-  twice = just_read_twice.read_twice(batch, np.full(len(KEYS), 12), 25)
+@pytest.mark.parametrize("length", [25, 26])
+def test_the_sets_can_be_read_twice(length):
+  config, batch = sample(answer="which")
+  twice = make(KEYS, dataclasses.replace(config, twice=True), length)
   np.testing.assert_array_equal(twice["inputs"][:, :12], batch["inputs"][:, :12])
-  np.testing.assert_array_equal(twice["inputs"][:, 12:], batch["inputs"])
-  np.testing.assert_array_equal(twice["targets"][:, 12:], batch["targets"])
+  assert not twice["weights"][:, :12].any()
+  for name, values in batch.items():
+    np.testing.assert_array_equal(twice[name][:, 12:25], values)
+  assert not twice["segment_ids"][:, 25:].any()
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,11 @@ class SelectiveState(NamedTuple):
   x: Float[Array, "B W-1 D"]
 
   @classmethod
-  def zeros(cls, batch_size: int, width: int, state_size: int) -> "SelectiveState":
+  def zeros(
+    cls, batch_size: int, width: int, state_size: int, conv_size: int = CONV_SIZE
+  ) -> "SelectiveState":
     memory = jnp.zeros((batch_size, width, state_size))
-    return cls(memory, jnp.zeros((batch_size, CONV_SIZE - 1, width)))
+    return cls(memory, jnp.zeros((batch_size, conv_size - 1, width)))
 
 
 class SelectiveSSM(nn.Module):
@@ -148,6 +150,7 @@ class Mamba(Mixer):
     state_size: N, numbers of state for each channel.
     dt_rank: Rank of the projection to the step sizes. If None, features / 16, rounded
       up.
+    conv_size: Taps W of the short convolution. With 1 no token sees those before it.
     initialization: "default"; "mimetic", a start as causal linear attention; or
       "mimetic_conv", whose convolution starts as the identity too. See `mamba_init`.
   """
@@ -155,11 +158,14 @@ class Mamba(Mixer):
   expand: int = 2
   state_size: int = 16
   dt_rank: int | None = None
+  conv_size: int = CONV_SIZE
   initialization: str = "default"
 
   def __post_init__(self):
     super().__post_init__()
     mamba_init.check(self, mamba_init.MAMBA)
+    if self.conv_size < 1:
+      raise ValueError(f"Mamba needs conv_size >= 1; got {self.conv_size}")
 
   @property
   def width(self) -> int:
@@ -169,14 +175,15 @@ class Mamba(Mixer):
   def __call__(self, x, state=None, *, segment_ids=None, dt_scale=None, dt_shift=None):
     """As every mixer; `dt_scale` and `dt_shift` are those of `SelectiveSSM`."""
     start = mamba_init.MAMBA[self.initialization]
-    ssm = SelectiveSSM(**ssm_options(self), start=start, name="ssm")
+    options = ssm_options(self) | dict(conv_size=self.conv_size, start=start)
+    ssm = SelectiveSSM(**options, name="ssm")
     steps = dict(dt_scale=dt_scale, dt_shift=dt_shift)
     run = lambda u: ssm(u, state, segment_ids=segment_ids, **steps)
     return gated(self, x, segment_ids, run)
 
   @nn.nowrap
   def initial_state(self, batch_size: int) -> SelectiveState:
-    return SelectiveState.zeros(batch_size, self.width, self.state_size)
+    return SelectiveState.zeros(batch_size, self.width, self.state_size, self.conv_size)
 
 
 def ssm_options(mixer) -> dict:

@@ -96,3 +96,15 @@ def test_steps_are_scaled_and_shifted_before_the_bias():
   other = {"params": {**params["params"], "ssm": changed}}
   scale, shift = jnp.full((1, 20), 0.5), jnp.full((1, 20, 64), 0.25)
   testing.assert_close(run(dt_scale=scale, dt_shift=shift), mixer.apply(other, x)[0])
+
+
+def test_with_a_convolution_of_one_tap_a_split_sequence_gives_the_same():
+  mixer, params, x = begin(Mamba, conv_size=1)
+  whole, _ = mixer.apply(params, x)
+  state = mixer.initial_state(1)
+  assert state.x.shape == (1, 0, 64)
+  head, state = mixer.apply(params, x[:, :1], state)
+  tail, _ = mixer.apply(params, x[:, 1:], state)
+  np.testing.assert_allclose(jnp.hstack([head, tail]), whole, rtol=1e-4, atol=1e-5)
+  with pytest.raises(ValueError, match="Mamba needs conv_size >= 1; got 0"):
+    Mamba(features=32, conv_size=0)
