@@ -331,7 +331,7 @@ def gradient_descent(size: sizes.Size) -> Claim:
 class LinearSelfAttention(nn.Module):
   """A layer of linear attention over E alone, of Zhang et al. (arXiv:2306.09927).
 
-      f(E) = E + W_PV E (E^T W_KQ E) / N                        eq. 3
+      f(E) = E + W_PV E (E^T W_KQ E) / N
 
   The last coordinate is the prediction. There is no norm, no embedding and no mask but
   that of time, which the last token does not notice. The start is small, as theirs;

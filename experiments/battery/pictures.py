@@ -13,14 +13,14 @@ from experiments.battery import cells
 from jaxseq import registry, tasks
 
 __all__ = [
-  *(
-    "accuracy_against_length",
-    "answers",
-    "heat_map",
-    "overall",
-    "recall_against_state",
-  ),
-  *("scores", "score_against_cost", "tasks_in_order"),
+  "accuracy_against_length",
+  "answers",
+  "heat_map",
+  "overall",
+  "recall_against_state",
+  "score_against_cost",
+  "scores",
+  "tasks_in_order",
 ]
 
 INK, FAINT, FAILED = "#2b2f33", "#b9bec4", "#e9c6bd"

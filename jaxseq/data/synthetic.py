@@ -38,13 +38,14 @@ class Synthetic(source.Source):
       setattr(self, name, getattr(config, name, None))
 
     held_out = tasks.held_out(config)
+    self._is_split = held_out != config  # Else training and evaluation share a program.
 
-    def generate(seed, stream, step, rows, length):
+    def generate(split, seed, stream, step, rows, length):
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream), step)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-      return batch(keys, held_out if stream == EVALUATION else config, length)
+      return batch(keys, held_out if split else config, length)
 
-    self._generate = jax.jit(generate, static_argnums=(1, 4))
+    self._generate = jax.jit(generate, static_argnums=(0, 5))
 
   def train(self, batch_size, sequence_length, seed, process_index=0, process_count=1):
     count = source.rows_per_process(batch_size, process_index, process_count)
@@ -71,12 +72,16 @@ class Synthetic(source.Source):
 
   def _check(self, length: int) -> None:
     """Lets the task refuse the length now and not at the first batch."""
-    jax.eval_shape(lambda rows: self._generate(0, 0, 0, rows, length), np.arange(1))
+    jax.eval_shape(
+      lambda rows: self._generate(False, 0, 0, 0, rows, length), np.arange(1)
+    )
 
   def _rows(self, seed, stream, step, rows, length) -> dict[str, np.ndarray]:
+    split = self._is_split and stream == EVALUATION
     # On one device of this process. On the caller's mesh, which jit would use, it would
     # be one computation of all processes, and each has other rows.
     auto = (jax.sharding.AxisType.Auto,)
     own = jax.make_mesh((1,), ("own",), auto, devices=jax.local_devices()[:1])
     with jax.set_mesh(own):
-      return jax.device_get(self._generate(seed, stream, step, rows, length))
+      args = seed, stream, step, rows, length
+      return jax.device_get(self._generate(split, *args))

@@ -82,8 +82,8 @@ def one_step(
 
       w = step * 1/N sum_i y_i x_i         the loss is 1/2N sum_i (w . x_i - y_i)^2
 
-  A layer of linear attention can do it (von Oswald et al. 2022, arXiv:2212.07677, prop.
-  1), with a step for each axis if its products are preconditioned.
+  A layer of linear attention can do it (von Oswald et al. 2022, arXiv:2212.07677),
+  with a step for each axis if its products are preconditioned.
   """
   w = step * jnp.mean(y[..., None] * x, axis=-2)
   return jnp.sum(w * query, axis=-1)
@@ -94,7 +94,7 @@ def best_step(config: LinearRegressionConfig, num_examples: int) -> Float[Array,
 
       step = 1 / ((1 + 1/N) L + (tr L + d noise^2) / N)
 
-  This is the inverse of Gamma of Zhang et al. (arXiv:2306.09927, theorem 4.1), to which
+  This is the inverse of Gamma of Zhang et al. (arXiv:2306.09927), to which
   noise adds its share of the variance of y.
   """
   L, N = covariance(config), num_examples

@@ -5,7 +5,7 @@
 
 Least, largest, middle value and sum modulo 10 of digits and of expressions nested in
 each other. The value of two in the middle is their mean, rounded down. Sequences of the
-Arena (Tay et al. 2020, arXiv:2011.04006, sec. 2.2.1) have 500 to 2000 ids, at most 10
+Arena (Tay et al. 2020, arXiv:2011.04006) have 500 to 2000 ids, at most 10
 levels and at most 10 arguments, and so, by default, have these: a quarter of the length
 or more.
 

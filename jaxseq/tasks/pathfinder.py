@@ -1,9 +1,9 @@
-"""Pathfinder: are two dots joined? (Linsley et al. 2018, arXiv:1805.08477, sec. 3)
+"""Pathfinder: are two dots joined? (Linsley et al. 2018, arXiv:1805.08477)
 
 An image shows two long dashed paths that begin near each other, shorter ones that
 distract, and two dots: at the start of a long path, and at the end of the same or of
 the other one. All else is alike in both classes. One pixel a token, row by row: of the
-Long Range Arena (Tay et al. 2020, arXiv:2011.04006, sec. 2.2.5), T = 1024 is Pathfinder
+Long Range Arena (Tay et al. 2020, arXiv:2011.04006), T = 1024 is Pathfinder
 and T = 16384 is Path-X. Here all lengths scale with the side, so that Path-X shows the
 same drawings finer. (The dashes of the Arena's are a smaller share of it, a `step` of
 about 0.08.)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["alternate", "bayesian_regression", "num_examples"]
+__all__ = ["alternate", "bayesian_regression", "num_examples", "posterior_mean"]
 
 NO_NEWS = 1e-5  # A smaller share of an x outside the span of those before is rounding.
 
@@ -66,3 +66,16 @@ def bayesian_regression(
   with jax.default_matmul_precision("highest"):
     _, predictions = jax.lax.scan(step, (jnp.zeros(D), prior * jnp.eye(D)), (x, y))
   return predictions
+
+
+def posterior_mean(
+  log_density: Float[Array, "M n"], mean: Float[Array, "M n"]
+) -> Float[Array, " n"]:
+  """Bayes' mean of each y, where one of M models made all of them, each as likely.
+
+  Args:
+    log_density: Of each y, by each model given the examples before.
+    mean: Of each y, likewise.
+  """
+  before = jnp.pad(jnp.cumsum(log_density, axis=1)[:, :-1], ((0, 0), (1, 0)))
+  return jnp.sum(jax.nn.softmax(before, axis=0) * mean, axis=0)

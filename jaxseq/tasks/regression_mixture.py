@@ -73,10 +73,8 @@ def example(
   means = jnp.einsum("md,nd->mn", components(config), x, precision="highest")
   j = jax.random.randint(component_key, (), 0, config.num_components)
   y = means[j] + config.noise * jax.random.normal(noise_key, (n,))
-  log_p = -((y - means) ** 2) / (2 * config.noise**2)
-  before = jnp.pad(jnp.cumsum(log_p, axis=1)[:, :-1], ((0, 0), (1, 0)))
-  optimum = jnp.sum(jax.nn.softmax(before, axis=0) * means, axis=0)
-  return prompts.alternate(x, y, optimum, length)
+  log_density = -((y - means) ** 2) / (2 * config.noise**2)
+  return prompts.alternate(x, y, prompts.posterior_mean(log_density, means), length)
 
 
 def batch(

@@ -88,9 +88,7 @@ def example(
   mean, variance = jax.vmap(regression)(supports)  # [supports, n]
   variance += least**2
   log_density = -((y - mean) ** 2 / variance + jnp.log(variance)) / 2
-  before = jnp.cumsum(log_density, axis=1)[:, :-1]
-  posterior = jax.nn.softmax(jnp.pad(before, ((0, 0), (1, 0))), axis=0)
-  return prompts.alternate(x, y, jnp.sum(posterior * mean, axis=0), length)
+  return prompts.alternate(x, y, prompts.posterior_mean(log_density, mean), length)
 
 
 def batch(

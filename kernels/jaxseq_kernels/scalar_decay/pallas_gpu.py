@@ -189,7 +189,7 @@ def _walk(
   V, N = v.shape[-1], g.shape[2]
   P = pieces if state is None else state.shape[0] // B
   depth, width = up(K, 64), up(V, 64)
-  columns_of = 64 if K % 64 == V % 64 == 0 else 32
+  columns_of = math.gcd(K, V)  # Products want tiles of one width.
   bf16, f32 = jnp.bfloat16, jnp.float32
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, v, g, state, x, rows, *ins) if y is not None]
