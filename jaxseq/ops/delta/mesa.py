@@ -202,14 +202,20 @@ def _solve(q, k, weights, since_start, A, ridge, max_steps):
   kind = A.dtype
   product = functools.partial(jnp.matmul, precision="highest")
 
+  def solve(apply, b):
+    """By conjugate gradients. They square b, and a small gradient would underflow."""
+    size = jnp.max(jnp.abs(b))
+    size = jnp.where(size > jnp.finfo(kind).tiny, size, 1)
+    options = dict(tol=jnp.finfo(kind).eps, maxiter=max_steps)
+    return size * jax.scipy.sparse.linalg.cg(apply, b / size, **options)[0]
+
   def of_token(q, k, weights, since_start, A, ridge):
     def apply(x):
       return (
         ridge * x + since_start * product(A, x) + product(weights * product(k, x), k)
       )
 
-    tolerance = jnp.finfo(kind).eps
-    return jax.scipy.sparse.linalg.cg(apply, q, tol=tolerance, maxiter=max_steps)[0]
+    return jax.lax.custom_linear_solve(apply, q, solve, symmetric=True)
 
   of_chunks = jnp.vectorize(of_token, signature="(k),(c,k),(c),(),(k,k),(k)->(k)")
   q, k = q.astype(kind), k.astype(kind)[..., None, :, :]

@@ -114,6 +114,16 @@ def test_a_light_ridge_recalls_every_value():
   np.testing.assert_allclose(got, v, atol=0.02)
 
 
+def test_the_square_of_a_small_gradient_may_underflow():
+  arrays, state, ids = draw(9)
+  given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (arrays, state))
+  of_size = lambda s: (s * np.cos(arrays[2]), jax.tree.map(lambda x: 0 * x, state))
+  _, want = pull("chunked", *given, ids, of_size(1.0))
+  _, got = pull("chunked", *given, ids, of_size(2.0**-80))
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    np.testing.assert_allclose(a * 2.0**80, b, rtol=1e-6, atol=1e-6)
+
+
 def test_the_backward_pass_holds_no_state_for_each_token():
   shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct(sizes, dtype)
   tokens = [shape(1, 32_768, 16, 128, dtype=jnp.bfloat16)] * 3
