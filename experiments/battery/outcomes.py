@@ -86,6 +86,8 @@ def judge(claim, rows: list[dict]) -> dict:
     Among others "outcome", which is "reproduced", "not reproduced", or if a cell failed
     "could not run", and "conditions", the words of each and if it holds.
   """
+  order = [cell.name for cell in claim.cells]
+  rows = sorted(rows, key=lambda row: order.index(row["mixer"]))
   failed = [f"{r['mixer']}: {r['status']}" for r in rows if r["status"] != "done"]
   measured = Measured(rows)
   conditions = []

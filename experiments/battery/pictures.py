@@ -118,7 +118,7 @@ def heat_map(rows: list[dict]) -> Figure:
     for x, (_, task) in enumerate(columns):
       _cell(axis, x, y, score.get((mixer, task)), (mixer, task) in failed, mixer, task)
     if mixer in means:
-      text = f"{100 * means[mixer]:.0f}"
+      text = str(round(100 * means[mixer]))
       axis.text(
         len(columns) + 0.5, y, text, ha="center", va="center", fontweight="bold"
       )
@@ -144,7 +144,7 @@ def _cell(axis, x, y, score, failed, mixer, task):
   )
   if score is not None:
     box(color=SCALE(min(max(score, 0), 1)))
-    write(f"{100 * score:.0f}", "white" if score > 0.55 else INK)
+    write(str(round(100 * score)), "white" if score > 0.55 else INK)
   elif failed:
     box(color=FAILED)
     write("\N{MULTIPLICATION SIGN}", INK)
