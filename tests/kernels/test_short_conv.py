@@ -26,7 +26,7 @@ needs_gpu = pytest.mark.skipif(
 
 
 def inputs(T=70, D=130, taps=4, dtype=jnp.float32):
-  """Two rows, the second of three documents."""
+  """Two rows, the second of three documents. Without its reach they are two of one."""
   keys = jax.random.split(jax.random.key(taps), 3)
   x = jax.random.normal(keys[0], (2, T, D)).astype(dtype)
   weight, bias = (jax.random.normal(k, s) for k, s in zip(keys[1:], [(taps, D), (D,)]))
@@ -48,17 +48,22 @@ def test_the_interpreted_kernel_is_the_reference(backend, taps, dtype):
   testing.assert_close(got, reference.forward(*args, activation="silu"))
 
 
-@pytest.mark.parametrize("backend", INTERPRETERS)
-def test_its_gradients_are_those_of_the_op(backend):
-  x, weight, bias, reach = inputs(T=33)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+  "backend, T, activation", [("tpu", 300, "silu"), ("tpu", 33, None), ("gpu", 33, None)]
+)
+def test_its_gradients_are_those_of_the_op(backend, T, activation, packed):
+  x, weight, bias, reach = inputs(T)
   ids = jnp.cumsum(reach == 0, axis=1)
+  reach, ids = (reach, ids) if packed else (None, None)
   run = functools.partial(
-    fused, activation=None, backend=backend, interpret=INTERPRETERS[backend]
+    fused, activation=activation, backend=backend, interpret=INTERPRETERS[backend]
+  )
+  op = functools.partial(
+    ops.short_conv, activation=activation, segment_ids=ids, implementation="recurrent"
   )
   kernel = lambda *args: jnp.sum(jnp.sin(run(*args, reach)))
-  plain = lambda *args: jnp.sum(
-    jnp.sin(ops.short_conv(*args, segment_ids=ids, implementation="recurrent")[0])
-  )
+  plain = lambda *args: jnp.sum(jnp.sin(op(*args)[0]))
   got = jax.grad(kernel, argnums=(0, 1, 2))(x, weight, bias)
   testing.assert_close(got, jax.grad(plain, argnums=(0, 1, 2))(x, weight, bias))
 
@@ -115,14 +120,16 @@ def test_it_lowers_for_a_hopper_gpu(lowered_for_hopper):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
-def test_it_compiles_for_a_tpu_forward_and_backward(compiled_for_tpu, topology):
+def test_it_compiles_for_a_tpu_forward_and_backward(compiled_for_tpu, topology, packed):
   run = functools.partial(fused, activation="silu", backend="tpu")
   loss = lambda *args: jnp.sum(run(*args).astype(jnp.float32) ** 2)
   step = jax.value_and_grad(loss, argnums=(0, 1, 2))
   args = shapes((2, 1024, 1024), (4, 1024), (1024,), (2, 1024))
+  args = args if packed else [*args[:3], None]
   program = compiled_for_tpu(topology, step, *args).as_text()
-  assert "short_conv_forward" in program
+  assert "short_conv_forward" in program and "short_conv_backward" in program
 
 
 @needs_gpu

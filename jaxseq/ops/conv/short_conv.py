@@ -161,14 +161,16 @@ def _pallas(backend):
 
   def run(x, weight, bias, activation, state, segment_ids, dilation):
     del dilation  # It is 1.
-    B, T, D = x.shape
-    taps = weight.shape[0]
+    B, _, D = x.shape
+    taps, reach = weight.shape[0], None
     x = segments.clear_padding(x, segment_ids)
-    place = segments.positions(segment_ids, jnp.zeros(B, jnp.int32), (B, T))
+    if segment_ids is not None:
+      place = segments.positions(segment_ids, jnp.zeros(B, jnp.int32))
+      reach = jnp.minimum(place, taps - 1)
     convolve = functools.partial(kernel.fused, activation=activation, backend=backend)
     y = sharded.over_batch_and_heads(
       convolve,
-      (x, weight, jnp.zeros(D) if bias is None else bias, jnp.minimum(place, taps - 1)),
+      (x, weight, jnp.zeros(D) if bias is None else bias, reach),
       ("BTD", "WD", "D", "BT"),
       "BTD",
     )

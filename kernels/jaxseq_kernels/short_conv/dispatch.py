@@ -22,7 +22,8 @@ def fused(x, weight, bias, reach, *, activation, backend, interpret=False):
     x: [B, T, D], float32 or bfloat16.
     weight: [W, D]; the last tap is the current token's.
     bias: [D].
-    reach: [B, T] int32, earlier tokens that each token sees, in [0, min(t, W - 1)].
+    reach: [B, T] int32, earlier tokens that each token sees, in [0, min(t, W - 1)]; or
+      None, if as many as that.
     activation: None or "silu".
     backend: "tpu" or "gpu".
     interpret: True, or the parameters of Pallas's interpreter for the backend.
@@ -30,12 +31,16 @@ def fused(x, weight, bias, reach, *, activation, backend, interpret=False):
   Returns:
     y [B, T, D] in the dtype of x.
   """
-  T, D = x.shape[1:]
+  B, T, D = x.shape
   tokens, channels = MULTIPLES[backend]
   time, width = (0, -T % tokens), (0, -D % channels)
   x = jnp.pad(x, ((0, 0), time, width))
   weight, bias = jnp.pad(weight, ((0, 0), width)), jnp.pad(bias, (width,))
-  reach = jnp.pad(reach, ((0, 0), time))
+  if reach is not None:
+    reach = jnp.pad(reach, ((0, 0), time))
+  elif backend == "gpu":  # Its kernel always looks.
+    reach = jnp.minimum(jnp.arange(T + time[1]), weight.shape[0] - 1)
+    reach = jnp.broadcast_to(reach, (B, T + time[1]))
   y = vjp.convolve(x, weight, bias, reach, activation, backend, interpret)
   return y[:, :T, :D]
 

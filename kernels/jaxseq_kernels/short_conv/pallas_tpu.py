@@ -1,20 +1,34 @@
-"""TPU forward. Grid [B, D / DB, T / TB], time innermost.
+"""TPU kernels. Grid [B, D / DB, T / TB], time innermost.
 
-A block of inputs is put behind the last rows of the block before it, which stay in
-VMEM; the taps are then slices of that buffer. Each input is read once and each output
-written once.
+Forward, a block of inputs is put behind the last rows of the block before it, which
+stay in VMEM; the taps are then slices of that buffer. Each input is read once and each
+output written once.
+
+Backward goes from the last block to the first. With z before the activation, dz of
+the first rows of the block after it stay in VMEM, and of the block before it a few
+inputs are read again:
+
+    dz_t = dy_t act'(z_t)                              db = sum_t dz_t
+    dx_t = sum_d w_{W-1-d} dz_{t+d}                    where t + d sees t
+    dw_{W-1-d} = sum_t x_t dz_{t+d}                    likewise
+
+The sums over time stay in VMEM as well, those over rows are XLA's. A token's reach
+takes a third of the arithmetic, and is left out where rows are not packed.
 """
 
 import jax
 import jax.numpy as jnp
 
-from jaxseq_kernels.short_conv.reference import activate
+from jaxseq_kernels.short_conv.reference import activate, sigmoid
 
-__all__ = ["LANES", "TOKENS", "forward"]
+__all__ = ["LANES", "TOKENS", "backward", "forward"]
 
-LANES = 128  # D is a multiple; the block is up to four times as wide.
-TOKENS = 256  # A block of 256 x 512: 0.5 MB in float32, its copies twice buffered.
+LANES = 128  # Channels of a block; D is a multiple.
+TOKENS = 256  # T is a multiple; a block is up to four times as long.
+STRIP = 64  # Tokens written down at a time, which the compiler schedules better.
 HISTORY = 8  # Rows kept from the block before: a whole tile of float32.
+BEFORE = 16  # Rows read again: a whole tile of bfloat16.
+SUMS = 16  # Rows for the sums over time: of each tap, of the bias, and empty ones.
 
 
 def forward(x, weight, bias, reach, *, activation, interpret=False):
@@ -23,43 +37,159 @@ def forward(x, weight, bias, reach, *, activation, interpret=False):
   from jax.experimental.pallas import tpu as pltpu
 
   B, T, D = x.shape
-  taps = weight.shape[0]
-  width = next(w for w in (512, 256, 128) if D % w == 0)
+  taps, size = weight.shape[0], _block_length(T)
 
-  def block(x_ref, weight_ref, bias_ref, reach_ref, y_ref, buffer):
+  def block(x_ref, weight_ref, bias_ref, *refs):
+    *reach_ref, y_ref, buffer = refs
+
     @pl.when(pl.program_id(2) == 0)
     def _():  # The first tokens of a row.
-      buffer[:HISTORY] = jnp.zeros((HISTORY, width), jnp.float32)
+      buffer[:HISTORY] = jnp.zeros((HISTORY, LANES), jnp.float32)
 
     @pl.when(pl.program_id(2) > 0)
     def _():
-      buffer[:HISTORY] = buffer[TOKENS:]
+      buffer[:HISTORY] = buffer[size:]
 
     buffer[HISTORY:] = x_ref[...].astype(jnp.float32)
-    reach = reach_ref[...]  # [TB, 1]
-    y = bias_ref[...] + weight_ref[taps - 1 :] * buffer[HISTORY:]
-    for d in range(1, taps):
-      shifted = buffer[HISTORY - d : HISTORY - d + TOKENS]
-      tap = weight_ref[taps - 1 - d : taps - d]
-      y += jnp.where(reach >= d, tap * shifted, 0.0)
-    y_ref[...] = activate(y, activation).astype(y_ref.dtype)
+    reach = [_by_token(r[...]) for r in reach_ref]
+    for t in range(0, size, STRIP):
+      y = _linear(buffer, weight_ref, bias_ref, reach, t)
+      y_ref[t : t + STRIP] = activate(y, activation).astype(y_ref.dtype)
 
-  tokens = pl.BlockSpec((None, TOKENS, width), lambda b, d, t: (b, t, d))
+  tokens = pl.BlockSpec((None, size, LANES), lambda b, d, t: (b, t, d))
+  in_specs = [
+    tokens,
+    pl.BlockSpec((taps, LANES), lambda b, d, t: (0, d)),
+    pl.BlockSpec((1, LANES), lambda b, d, t: (0, d)),
+    pl.BlockSpec((None, 1, size), lambda b, d, t: (b, 0, t)),
+  ]
+  args = [x, weight.astype(jnp.float32), bias.astype(jnp.float32)[None]]
+  args += [] if reach is None else [reach[:, None]]
   return pl.pallas_call(
     block,
-    grid=(B, D // width, T // TOKENS),
+    grid=(B, D // LANES, T // size),
     name="short_conv_forward",
-    in_specs=[
-      tokens,
-      pl.BlockSpec((taps, width), lambda b, d, t: (0, d)),
-      pl.BlockSpec((1, width), lambda b, d, t: (0, d)),
-      pl.BlockSpec((None, TOKENS, 1), lambda b, d, t: (b, t, 0)),
-    ],
+    in_specs=in_specs[: len(args)],
     out_specs=tokens,
     out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
-    scratch_shapes=[pltpu.VMEM((HISTORY + TOKENS, width), jnp.float32)],
+    scratch_shapes=[pltpu.VMEM((HISTORY + size, LANES), jnp.float32)],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "arbitrary")
     ),
     interpret=interpret,
-  )(x, weight.astype(jnp.float32), bias.astype(jnp.float32)[None], reach[..., None])
+  )(*args)
+
+
+def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
+  """The gradients of x, weight and bias, in their dtypes."""
+  from jax.experimental import pallas as pl
+  from jax.experimental.pallas import tpu as pltpu
+
+  B, T, D = x.shape
+  taps, size = weight.shape[0], _block_length(T)
+  count = T // size
+
+  def block(x_ref, before_ref, dy_ref, weight_ref, bias_ref, *refs):
+    *reach_ref, dx_ref, sums_ref, inputs, dz_later, reach_later = refs
+
+    @pl.when(pl.program_id(2) == 0)
+    def _():  # The last tokens of a row.
+      dz_later[size:] = jnp.zeros((HISTORY, LANES), jnp.float32)
+      reach_later[size:] = jnp.zeros((HISTORY, LANES), jnp.int32)
+      sums_ref[...] = jnp.zeros((SUMS, LANES), jnp.float32)
+
+    @pl.when(pl.program_id(2) > 0)
+    def _():
+      dz_later[size:] = dz_later[:HISTORY]
+      reach_later[size:] = reach_later[:HISTORY]
+
+    before = before_ref[BEFORE - HISTORY :].astype(jnp.float32)
+    first = pl.program_id(2) == count - 1
+    inputs[:HISTORY] = jnp.where(first, 0.0, before)
+    inputs[HISTORY:] = x_ref[...].astype(jnp.float32)
+    reach = [_by_token(r[...]) for r in reach_ref]
+    if reach:
+      reach_later[:size] = reach[0]
+    strips = range(0, size, STRIP)
+
+    for t in strips:
+      dz = dy_ref[t : t + STRIP].astype(jnp.float32)
+      if activation == "silu":
+        z = _linear(inputs, weight_ref, bias_ref, reach, t)
+        share = sigmoid(z)
+        dz *= share * (1.0 + z * (1.0 - share))
+      dz_later[t : t + STRIP] = dz
+
+    def add(row, terms):
+      sums_ref[row : row + 1] += jnp.sum(terms, axis=0, keepdims=True)
+
+    for t in strips:
+      x, dx = inputs[HISTORY + t : HISTORY + t + STRIP], 0.0
+      add(taps, dz_later[t : t + STRIP])
+      for d in range(taps):
+        rows, tap = slice(t + d, t + d + STRIP), taps - 1 - d
+        dz = dz_later[rows]
+        if reach and d:
+          dz = jnp.where(reach_later[rows] >= d, dz, 0.0)
+        dx += weight_ref[tap : tap + 1] * dz
+        add(tap, x * dz)
+      dx_ref[t : t + STRIP] = dx.astype(dx_ref.dtype)
+
+  def before(b, d, t):
+    return b, jnp.maximum((count - 1 - t) * (size // BEFORE) - 1, 0), d
+
+  tokens = pl.BlockSpec((None, size, LANES), lambda b, d, t: (b, count - 1 - t, d))
+  in_specs = [
+    tokens,
+    pl.BlockSpec((None, BEFORE, LANES), before),
+    tokens,
+    pl.BlockSpec((taps, LANES), lambda b, d, t: (0, d)),
+    pl.BlockSpec((1, LANES), lambda b, d, t: (0, d)),
+    pl.BlockSpec((None, 1, size), lambda b, d, t: (b, 0, count - 1 - t)),
+  ]
+  args = [x, x, dy, weight.astype(jnp.float32), bias.astype(jnp.float32)[None]]
+  args += [] if reach is None else [reach[:, None]]
+  dx, sums = pl.pallas_call(
+    block,
+    grid=(B, D // LANES, count),
+    name="short_conv_backward",
+    in_specs=in_specs[: len(args)],
+    out_specs=[tokens, pl.BlockSpec((None, SUMS, LANES), lambda b, d, t: (b, 0, d))],
+    out_shape=[
+      jax.ShapeDtypeStruct(x.shape, x.dtype),
+      jax.ShapeDtypeStruct((B, SUMS, D), jnp.float32),
+    ],
+    scratch_shapes=[
+      pltpu.VMEM((HISTORY + size, LANES), jnp.float32),
+      pltpu.VMEM((size + HISTORY, LANES), jnp.float32),
+      pltpu.VMEM((size + HISTORY, LANES), jnp.int32),
+    ],
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=("parallel", "parallel", "arbitrary")
+    ),
+    interpret=interpret,
+  )(*args)
+  sums = jnp.sum(sums, axis=0)
+  return dx, sums[:taps].astype(weight.dtype), sums[taps].astype(bias.dtype)
+
+
+def _linear(inputs, weight_ref, bias_ref, reach, t):
+  """z of a strip that begins t tokens behind the history among the inputs."""
+  z, taps = bias_ref[...], weight_ref.shape[0]
+  for d in range(taps):
+    first = HISTORY + t - d
+    product = weight_ref[taps - 1 - d : taps - d] * inputs[first : first + STRIP]
+    if reach and d:
+      product = jnp.where(reach[0][t : t + STRIP] >= d, product, 0.0)
+    z += product
+  return z
+
+
+def _block_length(T):
+  """The longest that divides T."""
+  return next(size for size in (1024, 512, TOKENS) if T % size == 0)
+
+
+def _by_token(reach):
+  """[1, T] to [T, LANES]."""
+  return jnp.broadcast_to(reach, (LANES, reach.shape[1])).T

@@ -1,6 +1,7 @@
-"""The kernels made differentiable: their gradient is that of the reference.
+"""The kernels made differentiable.
 
-It keeps the inputs and no output; the products of the backward pass are fused by XLA.
+The backward pass keeps the inputs and no output. On a GPU it is the reference's, whose
+products are fused by XLA.
 """
 
 import functools
@@ -27,6 +28,9 @@ def _forward(x, weight, bias, reach, activation, backend, interpret):
 
 
 def _backward(activation, backend, interpret, kept, dy):
+  if backend == "tpu":
+    options = dict(activation=activation, interpret=interpret)
+    return *pallas_tpu.backward(*kept, dy, **options), None
   x, weight, bias, reach = kept
   plain = lambda x, weight, bias: reference.forward(
     x, weight, bias, reach, activation=activation
