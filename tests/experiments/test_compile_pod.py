@@ -9,7 +9,8 @@ pytest.importorskip("libtpu")
 pytestmark = pytest.mark.slow
 
 KERNELS = ("scalar_decay", "diagonal_decay", "gated_delta_rule", "channel_delta_rule")
-KERNELS += ("dplr", "diagonal_recurrence", "selective_scan")
+KERNELS += ("dplr", "diagonal_recurrence", "selective_scan", "short_conv")
+KERNELS += ("lstm", "slstm", "gru")
 
 
 def test_a_small_language_model_compiles_for_four_chips():
@@ -28,8 +29,9 @@ def test_a_small_language_model_compiles_for_four_chips():
 def test_a_model_of_all_kernels_compiles_for_256_chips():
   c = lm_bytes.get_config()
   c.mixer = "retnet,gla,gated_delta_net,kimi_delta_attention,rwkv7,hgrn,mamba"
+  c.mixer += ",lstm,slstm,gru"
   c.batch_size, c.sequence_length = 256, 512
-  c.model.update(dict(features=512, num_layers=7, num_heads=4, remat="none"))
+  c.model.update(dict(features=512, num_layers=10, num_heads=4, remat="none"))
   c.mesh.update(dict(data=1, fsdp=64, tensor=4))
   report = compile_pod.compile_step(c, "v5e:16x16")
   assert report.num_devices == 256

@@ -126,7 +126,8 @@ def test_it_compiles_for_a_tpu_forward_and_backward(compiled_for_tpu, topology, 
   run = functools.partial(fused, activation="silu", backend="tpu")
   loss = lambda *args: jnp.sum(run(*args).astype(jnp.float32) ** 2)
   step = jax.value_and_grad(loss, argnums=(0, 1, 2))
-  args = shapes((2, 1024, 1024), (4, 1024), (1024,), (2, 1024))
+  D = 2048 if packed else 1024
+  args = shapes((4, 4096, D), (4, D), (D,), (4, 4096))
   args = args if packed else [*args[:3], None]
   program = compiled_for_tpu(topology, step, *args).as_text()
   assert "short_conv_forward" in program and "short_conv_backward" in program
