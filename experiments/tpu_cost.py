@@ -17,8 +17,9 @@ slow, it is simulated on one row, at most `TOKENS` tokens and `HEADS` heads (`XL
 of a form without kernels); cycles of XLA's operations are multiplied by how many times
 more rows x heads x tokens there are. Those of Mosaic kernels, which have a start, go on
 from half as many tokens in a straight line, which is by the number of their programs:
-each must do equal work. Cycles are added up over the program, those in a loop as often
-as it runs; copies that run beside the rest count nothing.
+each must do equal work. (`short_conv`, whose programs are as long as the row, goes on
+from half as many channels.) Cycles are added up over the program, those in a loop as
+often as it runs; copies that run beside the rest count nothing.
 
 The simulation aborts on some instructions. If on a kernel's, or if it says 0 cycles,
 the pass has no figure. An operation of XLA's then counts with the estimate by which XLA
@@ -212,6 +213,9 @@ def cost(op, who, sizes, chip, which) -> dict:
   B, T, H, K, V = sizes
   by_kernel = who in PEERS_KNOWN or who.startswith("pallas")
   T_few, H_few = min(T, TOKENS), min(H, HEADS if by_kernel else XLA_HEADS)
+  T_half, H_half = T_few // 2, H_few
+  if op == "short_conv" and by_kernel:
+    T_few, T_half, H_half = T, T, H_few // 2
   part = simulate(job | dict(sizes=(1, T_few, H_few, K, V)))
   found = dict(guess=whole["guess"])
   if "why" in part:
@@ -221,10 +225,10 @@ def cost(op, who, sizes, chip, which) -> dict:
   times = B * T * H / (T_few * H_few)
   found["cycles"] = part["xla"] * times + part["kernels"]
   if part["kernels"]:
-    half = simulate(job | dict(sizes=(1, T_few // 2, H_few, K, V)))
+    half = simulate(job | dict(sizes=(1, T_half, H_half, K, V)))
     if "kernels" not in half:
       return found | half
-    more = part["kernels"] - half["kernels"]  # Half as many tokens, without the start.
+    more = part["kernels"] - half["kernels"]  # Of half the work, without the start.
     found["cycles"] += (times - 1) * 2 * more
   return found
 

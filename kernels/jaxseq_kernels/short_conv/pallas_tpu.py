@@ -24,7 +24,7 @@ from jaxseq_kernels.short_conv.reference import activate, sigmoid
 __all__ = ["LANES", "TOKENS", "backward", "forward"]
 
 LANES = 128  # Channels of a block; D is a multiple.
-TOKENS = 256  # T is a multiple; a block is up to four times as long.
+TOKENS = 256  # T is a multiple; a block is up to 16 times as long, 1 MB at most.
 STRIP = 64  # Tokens written down at a time, which the compiler schedules better.
 HISTORY = 8  # Rows kept from the block before: a whole tile of float32.
 BEFORE = 16  # Rows read again: a whole tile of bfloat16.
@@ -37,7 +37,7 @@ def forward(x, weight, bias, reach, *, activation, interpret=False):
   from jax.experimental.pallas import tpu as pltpu
 
   B, T, D = x.shape
-  taps, size = weight.shape[0], _block_length(T)
+  taps, size = weight.shape[0], _block_length(x)
 
   def block(x_ref, weight_ref, bias_ref, *refs):
     *reach_ref, y_ref, buffer = refs
@@ -86,7 +86,7 @@ def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
   from jax.experimental.pallas import tpu as pltpu
 
   B, T, D = x.shape
-  taps, size = weight.shape[0], _block_length(T)
+  taps, size = weight.shape[0], _block_length(x)
   count = T // size
 
   def block(x_ref, before_ref, dy_ref, weight_ref, bias_ref, *refs):
@@ -185,9 +185,11 @@ def _linear(inputs, weight_ref, bias_ref, reach, t):
   return z
 
 
-def _block_length(T):
-  """The longest that divides T."""
-  return next(size for size in (1024, 512, TOKENS) if T % size == 0)
+def _block_length(x):
+  """The longest that divides T; the longer, the less a program's start counts."""
+  T, most = x.shape[1], 2**20 // (LANES * x.dtype.itemsize)
+  lengths = (16 * TOKENS, 8 * TOKENS, 4 * TOKENS, 2 * TOKENS, TOKENS)
+  return next(size for size in lengths if size <= most and T % size == 0)
 
 
 def _by_token(reach):
