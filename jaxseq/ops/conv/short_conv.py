@@ -204,9 +204,9 @@ def _pallas(backend):
 IMPLEMENTATIONS = {
   "pallas_tpu": Form(*_pallas("tpu")),
   "parallel": Form(parallel),
-  # Right on an H200, and no faster than what XLA makes of `parallel`: forward and
-  # backward of 8 x 2048 x 2048 bfloat16 take 0.54 ms against 0.74 ms if packed, else
-  # 0.62 ms against 0.41 ms.
+  # Not timed yet. An earlier kernel, without one for the gradient, was no faster on an
+  # H200 than what XLA makes of `parallel`: forward and backward of 8 x 2048 x 2048
+  # bfloat16 took 0.54 ms against 0.74 ms if packed, else 0.62 ms against 0.41 ms.
   "pallas_gpu": Form(*_pallas("gpu")),
   "recurrent": Form(recurrent),
 }

@@ -31,16 +31,13 @@ def fused(x, weight, bias, reach, *, activation, backend, interpret=False):
   Returns:
     y [B, T, D] in the dtype of x.
   """
-  B, T, D = x.shape
+  T, D = x.shape[1:]
   tokens, channels = MULTIPLES[backend]
   time, width = (0, -T % tokens), (0, -D % channels)
   x = jnp.pad(x, ((0, 0), time, width))
   weight, bias = jnp.pad(weight, ((0, 0), width)), jnp.pad(bias, (width,))
   if reach is not None:
     reach = jnp.pad(reach, ((0, 0), time))
-  elif backend == "gpu":  # Its kernel always looks.
-    reach = jnp.minimum(jnp.arange(T + time[1]), weight.shape[0] - 1)
-    reach = jnp.broadcast_to(reach, (B, T + time[1]))
   y = vjp.convolve(x, weight, bias, reach, activation, backend, interpret)
   return y[:, :T, :D]
 

@@ -1,72 +1,184 @@
-"""GPU forward for Hopper, by Mosaic GPU. Grid [B T / TB, D / DB].
+"""GPU kernels for Hopper, by Mosaic GPU. Grid [B T / TB, D / DB].
 
-A program copies a tile of inputs, with the rows before it, to shared memory by the
-tensor memory accelerator; its threads, two channels each, then walk over time with the
-last W - 1 inputs in registers; the outputs leave the same way. Each input is read once,
-but for the rows between two tiles, and each output written once.
+The threads of a program, two channels each, walk over a piece of time with the last
+W - 1 inputs in registers. Each input is read once, but for those before the piece, and
+each output written once.
+
+Backward they walk against time, with dz of the next W - 1 tokens in registers as well,
+z being what is activated. Those of the piece after it a program makes again.
+
+    dz_t = dy_t act'(z_t)                              db = sum_t dz_t
+    dx_t = sum_d w_{W-1-d} dz_{t+d}                    where t + d sees t
+    dw_{W-1-d} = sum_t x_t dz_{t+d}                    likewise
+
+The sums over pieces are XLA's.
 """
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["CHANNELS", "TOKENS", "forward"]
+__all__ = ["CHANNELS", "TOKENS", "backward", "forward"]
 
 CHANNELS = 256  # Of a program, two for each of its 128 threads.
-TOKENS = 64  # Of a program: with outputs 68 KB of bfloat16, three programs a processor.
-HISTORY = 8  # Rows before the tile; at least W - 1.
+TOKENS = 64  # Of a program.
+TURN = 8  # Tokens that are read at once, and written at once.
 
 
 def forward(x, weight, bias, reach, *, activation, interpret=False):
-  """See `reference.forward`; D a multiple of `CHANNELS`, T of `TOKENS`, W - 1 <= 8."""
-  from jax.experimental import pallas as pl
-  from jax.experimental.pallas import mosaic_gpu as plgpu
-
+  """See `reference.forward`; D a multiple of `CHANNELS`, T of `TOKENS`."""
   B, T, D = x.shape
   taps = weight.shape[0]
 
-  def tile(x_ref, weight_ref, bias_ref, reach_ref, y_ref, x_tile, y_tile, arrived):
-    first = jax.lax.axis_index("time") * TOKENS
-    channels = pl.ds(jax.lax.axis_index("channel") * CHANNELS, CHANNELS)
-    # The very first tile has no rows before it. Those of other rows' first tiles are of
-    # another sequence; `reach` hides them.
-    before = jnp.where(first == 0, 0, HISTORY)
-    rows = pl.ds(first - before, HISTORY + TOKENS)
-    plgpu.copy_gmem_to_smem(x_ref.at[rows, channels], x_tile, arrived)
-    weight = [weight_ref[w, channels] for w in range(taps)]
-    bias = bias_ref[channels]
-    plgpu.barrier_wait(arrived)
-    read = lambda row: x_tile[row].astype(jnp.float32)
+  def program(x_ref, weight_ref, bias_ref, *refs):
+    *reach_ref, y_ref = refs
+    piece = _Piece(weight_ref, bias_ref, reach_ref, T)
 
-    def token(t, earlier):
-      reach = reach_ref[first + t]
-      x = read(before + t)
-      y = bias + weight[taps - 1] * x
-      for d, past in enumerate(earlier, start=1):
-        seen = jnp.where(reach >= d, 1.0, 0.0)
-        y += seen * weight[taps - 1 - d] * past
-      if activation == "silu":
-        y = y / (1.0 + jnp.exp(-y))
-      y_tile[t] = y.astype(x_tile.dtype)
-      return (x, *earlier)[: taps - 1]
+    def turn(n, past):
+      tokens = [n * TURN + t for t in range(TURN)]
+      inputs, ys = [piece.read(x_ref, t) for t in tokens], []
+      for t, x in zip(tokens, inputs):
+        past = (x, *past)
+        y = piece.linear(past, piece.reach(t))
+        ys.append(y * _sigmoid(y) if activation == "silu" else y)
+        past = past[: taps - 1]
+      piece.write(y_ref, tokens, ys)
+      return past
 
-    start = tuple(read(jnp.maximum(before - d, 0)) for d in range(1, taps))
-    jax.lax.fori_loop(0, TOKENS, token, start)
-    plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(y_tile, y_ref.at[pl.ds(first, TOKENS), channels])
-    plgpu.wait_smem_to_gmem(0)
+    past = tuple(piece.read_any(x_ref, -d) for d in range(1, taps))
+    jax.lax.fori_loop(0, TOKENS // TURN, turn, past)
 
+  outputs = jax.ShapeDtypeStruct((B * T, D), x.dtype)
+  args = _arguments(weight, bias, reach)
+  return _run(program, "forward", outputs, interpret, x, *args).reshape(x.shape)
+
+
+def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
+  """The gradients of x, weight and bias, in their dtypes."""
+  B, T, D = x.shape
+  taps = weight.shape[0]
+
+  def program(x_ref, dy_ref, weight_ref, bias_ref, *refs):
+    *reach_ref, dx_ref, sums_ref = refs
+    piece = _Piece(weight_ref, bias_ref, reach_ref, T)
+
+    def activated(dy, past, reach):
+      """dz"""
+      if activation != "silu":
+        return dy
+      z = piece.linear(past, reach)
+      share = _sigmoid(z)
+      return dy * share * (1.0 + z * (1.0 - share))
+
+    def turn(n, carry):
+      past, later, sums = carry
+      tokens = [TOKENS - 1 - n * TURN - t for t in range(TURN)]
+      dys = [piece.read(dy_ref, t) for t in tokens]
+      before, dxs = [piece.read_any(x_ref, t - taps) for t in tokens], []
+      for t, dy, x in zip(tokens, dys, before):
+        reach = piece.reach(t)
+        later = ((activated(dy, past, reach), reach), *later)
+        dx, new = 0.0, [sums[taps] + later[0][0]]
+        for d, (dz, reach) in enumerate(later):
+          dz = piece.seen(reach, d, dz)
+          dx += piece.taps[d] * dz
+          new.append(sums[taps - 1 - d] + past[0] * dz)
+        dxs.append(dx)
+        past, later, sums = (*past[1:], x), later[: taps - 1], new[::-1]
+      piece.write(dx_ref, tokens, dxs)
+      return past, later, tuple(sums)
+
+    beyond = range(TOKENS + taps - 2, TOKENS - 1, -1)
+    past, later = [piece.read_any(x_ref, beyond[0] - d) for d in range(taps)], ()
+    for t in beyond:
+      reach = piece.reach(t)
+      later = ((activated(piece.read_any(dy_ref, t), past, reach), reach), *later)
+      past = [*past[1:], piece.read_any(x_ref, t - taps)]
+    zeros = tuple(jnp.zeros_like(piece.bias) for _ in range(taps + 1))
+    carry = tuple(past), later, zeros
+    *_, sums = jax.lax.fori_loop(0, TOKENS // TURN, turn, carry)
+    for row, terms in enumerate(sums):
+      sums_ref[jax.lax.axis_index("time"), row, piece.channels] = terms
+
+  outputs = (
+    jax.ShapeDtypeStruct((B * T, D), x.dtype),
+    jax.ShapeDtypeStruct((B * T // TOKENS, taps + 1, D), jnp.float32),
+  )
+  args = dy.astype(x.dtype), *_arguments(weight, bias, reach)
+  dx, sums = _run(program, "backward", outputs, interpret, x, *args)
+  sums = jnp.sum(sums, axis=0)
+  dweight, dbias = sums[:taps].astype(weight.dtype), sums[taps].astype(bias.dtype)
+  return dx.reshape(x.shape), dweight, dbias
+
+
+class _Piece:
+  """What a program reads, in float32. Tokens count from its first."""
+
+  def __init__(self, weight_ref, bias_ref, reach_ref, T):
+    from jax.experimental import pallas as pl
+
+    number, taps = jax.lax.axis_index("time"), weight_ref.shape[0]
+    self.first = number * TOKENS
+    self.start = self.first - jax.lax.rem(self.first, T)  # Of the sequence.
+    self.end = self.start + T
+    self.channels = pl.ds(jax.lax.axis_index("channel") * CHANNELS, CHANNELS)
+    self.taps = [weight_ref[taps - 1 - d, self.channels] for d in range(taps)]
+    self.bias = bias_ref[self.channels]
+    self.reach_ref = reach_ref
+
+  def read(self, ref, t):
+    return ref[self.first + t, self.channels].astype(jnp.float32)
+
+  def read_any(self, ref, t):
+    """Also outside of the sequence, where all is 0."""
+    row = self.first + t
+    inside = (row >= self.start) & (row < self.end)
+    t = jnp.clip(row, self.start, self.end - 1) - self.first
+    return self.read(ref, t) * jnp.where(inside, 1.0, 0.0)
+
+  def write(self, ref, tokens, values):
+    for t, value in zip(tokens, values):
+      ref[self.first + t, self.channels] = value.astype(ref.dtype)
+
+  def reach(self, t):
+    """None if all that there are are seen."""
+    row = jnp.minimum(self.first + t, self.end - 1)
+    return self.reach_ref[0][row] if self.reach_ref else None
+
+  def seen(self, reach, d, value):
+    """The value if a token sees the one d before it, else zeros."""
+    if d == 0 or reach is None:
+      return value
+    return value * jnp.where(reach >= d, 1.0, 0.0)
+
+  def linear(self, past, reach):
+    """What is activated of a token whose inputs, itself first, are these."""
+    terms = (
+      self.seen(reach, d, w * x) for d, (w, x) in enumerate(zip(self.taps, past))
+    )
+    return sum(terms, self.bias)
+
+
+def _sigmoid(x):
+  return 1.0 / (1.0 + jnp.exp(-x))
+
+
+def _arguments(weight, bias, reach):
+  floats = weight.astype(jnp.float32), bias.astype(jnp.float32)
+  return floats if reach is None else (*floats, reach.reshape(-1))
+
+
+def _run(program, name, outputs, interpret, x, *args):
+  """The program on all pieces; arrays over tokens have one axis for all of them."""
+  from jax.experimental.pallas import mosaic_gpu as plgpu
+
+  B, T, D = x.shape
   run = plgpu.kernel(
-    tile,
-    out_type=jax.ShapeDtypeStruct((B * T, D), x.dtype),
+    program,
+    out_type=outputs,
     grid=(B * T // TOKENS, D // CHANNELS),
     grid_names=("time", "channel"),
-    scratch_types=[
-      plgpu.SMEM((HISTORY + TOKENS, CHANNELS), x.dtype),
-      plgpu.SMEM((TOKENS, CHANNELS), x.dtype),
-      plgpu.Barrier(),
-    ],
-    kernel_name="short_conv_forward",
+    compiler_params=plgpu.CompilerParams(approx_math=True),
+    kernel_name=f"short_conv_{name}",
     interpret=interpret or None,
   )
-  weight, bias = weight.astype(jnp.float32), bias.astype(jnp.float32)
-  return run(x.reshape(B * T, D), weight, bias, reach.reshape(B * T)).reshape(B, T, D)
+  return run(*(a.reshape(B * T, D) if a.ndim == 3 else a for a in (x, *args)))

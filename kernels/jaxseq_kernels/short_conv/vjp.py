@@ -1,24 +1,20 @@
-"""The kernels made differentiable.
-
-The backward pass keeps the inputs and no output. On a GPU it is the reference's, whose
-products are fused by XLA.
-"""
+"""The kernels made differentiable. The backward pass keeps the inputs and no output."""
 
 import functools
 
 import jax
 
-from jaxseq_kernels.short_conv import pallas_gpu, pallas_tpu, reference
+from jaxseq_kernels.short_conv import pallas_gpu, pallas_tpu
 
 __all__ = ["convolve"]
 
-FORWARD = {"tpu": pallas_tpu.forward, "gpu": pallas_gpu.forward}
+KERNELS = {"tpu": pallas_tpu, "gpu": pallas_gpu}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def convolve(x, weight, bias, reach, activation, backend, interpret):
   """See `reference.forward`."""
-  forward = FORWARD[backend]
+  forward = KERNELS[backend].forward
   return forward(x, weight, bias, reach, activation=activation, interpret=interpret)
 
 
@@ -28,14 +24,8 @@ def _forward(x, weight, bias, reach, activation, backend, interpret):
 
 
 def _backward(activation, backend, interpret, kept, dy):
-  if backend == "tpu":
-    options = dict(activation=activation, interpret=interpret)
-    return *pallas_tpu.backward(*kept, dy, **options), None
-  x, weight, bias, reach = kept
-  plain = lambda x, weight, bias: reference.forward(
-    x, weight, bias, reach, activation=activation
-  )
-  return *jax.vjp(plain, x, weight, bias)[1](dy), None
+  backward = KERNELS[backend].backward
+  return *backward(*kept, dy, activation=activation, interpret=interpret), None
 
 
 convolve.defvjp(_forward, _backward)
