@@ -411,7 +411,8 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       dn = product(do, P_s, dn)
       dn *= hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
       plgpu.barrier_wait(T_arrived)
-      dv = _solved(product, dn, _halves(T_s))
+      T = _halves(T_s)
+      dv = _solved(product, dn, [*T, T[0]])
       pl.when(step + 1 < count)(lambda: fetch_T(step + 1))
       if not ends:
         P_s.T[...] = dv.astype(bf16)
@@ -655,9 +656,13 @@ def _halves(T_s):
 
 
 def _solved(product, x, T):
-  """x + x T. Both are halves in float16, each row of x scaled to at most 1."""
+  """x + x T. Both are halves in float16, each row of x scaled to at most 1.
+
+  T is its halves, for the high half of x, and if the low half counts, what that is
+  multiplied with.
+  """
   largest = plgpu.layout_cast(jnp.max(jnp.abs(x), axis=1), hopper.ROWS)
   largest = jnp.maximum(largest, 1e-30)
   high, low = hopper.halves(x * hopper.along_rows(1 / largest, x.shape[1]), f16)
-  solved = product([high, high], T)
+  solved = product([high, high, low][: len(T)], T)
   return x + solved * hopper.along_rows(largest, x.shape[1])
