@@ -330,6 +330,10 @@ class Dot(NamedTuple):
     """Of operands of twice the bits of bfloat16, where errors would grow."""
     return _product(self, 2, how, a, b)
 
+  def finest(self, how, a, b):
+    """Of three times the bits."""
+    return _product(self, 3, how, a, b)
+
   def sums(self, signs, x):
     """`signs` x, of -1, 0 and 1; x to 16 bits, or exact."""
     return _sums(self, signs, x)
@@ -344,11 +348,8 @@ class Dot(NamedTuple):
       a, b = a.astype(f32), b.astype(f32)
       return _multiply(how, a, b, jax.lax.Precision.HIGHEST)
     a, b = self._parts(a, parts), self._parts(b, parts)
-    out = 0.0
-    for i in reversed(range(len(a))):
-      for j in reversed(range(parts - i)):
-        out += _multiply(how, a[i], b[j])
-    return out
+    pairs = [(i, j) for i in range(len(a)) for j in range(len(b)) if i + j < parts]
+    return sum(_multiply(how, a[i], b[j]) for i, j in reversed(pairs))
 
   def multiply_signs(self, how, signs, x):
     x = self._parts(x, 3 if self.exact else 2)[::-1]
@@ -356,9 +357,9 @@ class Dot(NamedTuple):
     return sum(_multiply(how, signs, part) for part in x)
 
   def _parts(self, x, count):
-    """In bfloat16, the first few that add up to x."""
+    """In bfloat16, the first few that add up to x, which may be the only one."""
     out = []
-    for _ in range(count):
+    for _ in range(1 if x.dtype == bf16 else count):
       part = x.astype(bf16)
       x = x - part.astype(f32)
       out.append(part.astype(f32) if self.interpreted else part)
@@ -636,7 +637,8 @@ def inverse(M, dot):
   """(I + M)^-1 of a matrix below the diagonal, [C, C], C a power of two.
 
   From the inverses X of the blocks on the diagonal, I at first, those of blocks of
-  twice the size: X - X M' X, M' being what of M is between two halves.
+  twice the size: X - X M' X, M' being what of M is between two halves. Where keys
+  repeat at beta = 2, X alternates between 2 and -2, and sums of it lose 7 bits.
   """
   return _inverse(M, dot)
 
@@ -654,7 +656,7 @@ def _inverse(M, dot):
     else:
       first, second = halves(X, size)
       rows = second.reshape(-1, C)
-      rows -= dot.fine("nn", dot.fine("nn", rows, M_between), X)
+      rows -= dot.finest("nn", dot.fine("nn", rows, M_between), X)
       X = joined(first, rows.reshape(second.shape))
     size *= 2
   return X

@@ -21,4 +21,4 @@ def chunk(S, q, k, v, g, beta, *, documents, dot):
   X = chunks.inverse(beta * dot("nt", k, k) * M_D, dot)
   U = dot.fine("nn", X, beta * (v - read * dot("nn", k, S)))
   o = read * dot("nn", q, S) + dot("nn", dot("nt", q, k) * D, U)
-  return o, keeps * S + dot("tn", k, write * U)
+  return o, keeps * S + dot.fine("tn", k, write * U)
