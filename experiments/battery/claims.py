@@ -2,8 +2,8 @@
 
 A claim is cells of the battery and conditions on what they give. It is a function of a
 size, from which it takes width D, length T and training unless it says otherwise.
-Thresholds were set before the runs, but where a note says otherwise; steps, lengths and
-starts were chosen in short trials, so that mixers learn at all.
+Thresholds were set before the runs, but where a note says otherwise; steps, lengths,
+states and starts were chosen in trials, so that mixers learn and differ.
 Papers train larger models for longer: what does not reproduce here is not refuted.
 """
 

@@ -116,8 +116,9 @@ def _claims(judged: Sequence[dict]) -> str:
   parts = [
     f"<h1>Claims of papers, in miniature</h1>\n"
     f'<p class="lead">{held} of {len(judged)} are reproduced. Thresholds were set '
-    "before the runs, lengths and training in short trials. Models and runs are far "
-    "smaller than the papers', so that a claim not reproduced is not refuted.</p>"
+    "before the runs, but where a note says otherwise; lengths, states and training in "
+    "trials. Models and runs are far smaller than the papers', so that a claim not "
+    "reproduced is not refuted.</p>"
   ]
   for outcome in judged:
     papers = ", ".join(_paper(paper) for paper in outcome["papers"])
