@@ -191,7 +191,7 @@ def negative_eigenvalues(size: sizes.Size) -> Claim:
   )
 
 
-def _householders(size, task, more, T, steps, features) -> Claim:
+def _householders(size, task, more, T, **changes) -> Claim:
   level = sizes.level(f"all of {task.upper()}", T, (2 * T,))
   label = lambda n: f"delta_product n={n}"
   return Claim(
@@ -208,8 +208,7 @@ def _householders(size, task, more, T, steps, features) -> Claim:
         label=label(n),
         options={"num_householders": n},
         num_layers=1,
-        features=features,
-        steps=steps,
+        **changes,
       )
       for n in (1, more)
     ),
@@ -225,12 +224,12 @@ def _householders(size, task, more, T, steps, features) -> Claim:
 
 
 def householders_s3(size: sizes.Size) -> Claim:
-  T, steps = size.length // 2, 5 * size.steps
-  return _householders(size, "s3", 2, T, steps, size.features)
+  return _householders(size, "s3", 2, size.length // 2, steps=5 * size.steps)
 
 
 def householders_s5(size: sizes.Size) -> Claim:
-  return _householders(size, "s5", 4, 12, 30 * size.steps, max(128, size.features))
+  changes = dict(steps=30 * size.steps, features=max(128, size.features))
+  return _householders(size, "s5", 4, 12, **changes)
 
 
 def selective_copying(size: sizes.Size) -> Claim:

@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import pathlib
-import sys
 
 from experiments.battery import cells
 
@@ -54,7 +53,6 @@ class Table:
   def write(self, cell: cells.Cell, rows: list[dict], seconds: float) -> None:
     path = self.path(cell)
     found = dict(settings=cell.settings(), seconds=round(seconds, 2), rows=rows)
-    found["command"] = " ".join(sys.argv[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_suffix(".tmp")
     whole.write_text(json.dumps(found, indent=1))
