@@ -17,6 +17,8 @@ The sums over pieces are XLA's.
 import jax
 import jax.numpy as jnp
 
+from jaxseq_kernels.short_conv.reference import slope
+
 __all__ = ["CHANNELS", "TOKENS", "backward", "forward"]
 
 CHANNELS = 256  # Of a program, two for each of its 128 threads.
@@ -53,7 +55,7 @@ def forward(x, weight, bias, reach, *, activation, interpret=False):
 
 
 def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
-  """The gradients of x, weight and bias, in their dtypes."""
+  """dx in the dtype of x, and the terms of dw, by tap, and db, by piece, float32."""
   B, T, D = x.shape
   taps = weight.shape[0]
 
@@ -66,8 +68,7 @@ def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
       if activation != "silu":
         return dy
       z = piece.linear(past, reach)
-      share = _sigmoid(z)
-      return dy * share * (1.0 + z * (1.0 - share))
+      return dy * slope(z, _sigmoid(z))
 
     def turn(n, carry):
       past, later, sums = carry
@@ -105,9 +106,7 @@ def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
   )
   args = dy.astype(x.dtype), *_arguments(weight, bias, reach)
   dx, sums = _run(program, "backward", outputs, interpret, x, *args)
-  sums = jnp.sum(sums, axis=0)
-  dweight, dbias = sums[:taps].astype(weight.dtype), sums[taps].astype(bias.dtype)
-  return dx.reshape(x.shape), dweight, dbias
+  return dx.reshape(x.shape), sums
 
 
 class _Piece:

@@ -19,7 +19,7 @@ takes a third of the arithmetic, and is left out where rows are not packed.
 import jax
 import jax.numpy as jnp
 
-from jaxseq_kernels.short_conv.reference import activate, sigmoid
+from jaxseq_kernels.short_conv.reference import activate, sigmoid, slope
 
 __all__ = ["LANES", "TOKENS", "backward", "forward"]
 
@@ -81,7 +81,7 @@ def forward(x, weight, bias, reach, *, activation, interpret=False):
 
 
 def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
-  """The gradients of x, weight and bias, in their dtypes."""
+  """dx in the dtype of x, and the terms of dw, by tap, and db [B, SUMS, D], float32."""
   from jax.experimental import pallas as pl
   from jax.experimental.pallas import tpu as pltpu
 
@@ -116,8 +116,7 @@ def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
       dz = dy_ref[t : t + STRIP].astype(jnp.float32)
       if activation == "silu":
         z = _linear(inputs, weight_ref, bias_ref, reach, t)
-        share = sigmoid(z)
-        dz *= share * (1.0 + z * (1.0 - share))
+        dz *= slope(z, sigmoid(z))
       dz_later[t : t + STRIP] = dz
 
     def add(row, terms):
@@ -149,7 +148,7 @@ def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
   ]
   args = [x, x, dy, weight.astype(jnp.float32), bias.astype(jnp.float32)[None]]
   args += [] if reach is None else [reach[:, None]]
-  dx, sums = pl.pallas_call(
+  return pl.pallas_call(
     block,
     grid=(B, D // LANES, count),
     name="short_conv_backward",
@@ -169,8 +168,6 @@ def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
     ),
     interpret=interpret,
   )(*args)
-  sums = jnp.sum(sums, axis=0)
-  return dx, sums[:taps].astype(weight.dtype), sums[taps].astype(bias.dtype)
 
 
 def _linear(inputs, weight_ref, bias_ref, reach, t):

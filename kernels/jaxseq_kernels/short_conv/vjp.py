@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from jaxseq_kernels.short_conv import pallas_gpu, pallas_tpu
 
@@ -25,7 +26,10 @@ def _forward(x, weight, bias, reach, activation, backend, interpret):
 
 def _backward(activation, backend, interpret, kept, dy):
   backward = KERNELS[backend].backward
-  return *backward(*kept, dy, activation=activation, interpret=interpret), None
+  dx, sums = backward(*kept, dy, activation=activation, interpret=interpret)
+  _, weight, bias, _ = kept
+  taps, sums = weight.shape[0], jnp.sum(sums, axis=0)
+  return dx, sums[:taps].astype(weight.dtype), sums[taps].astype(bias.dtype), None
 
 
 convolve.defvjp(_forward, _backward)
