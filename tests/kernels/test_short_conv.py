@@ -26,14 +26,20 @@ needs_gpu = pytest.mark.skipif(
 
 
 def inputs(T=70, D=130, taps=4, dtype=jnp.float32):
-  """Two rows, the second of three documents. Without its reach they are two of one."""
+  """Two rows, the second of three documents and padding, where x is not a number."""
   keys = jax.random.split(jax.random.key(taps), 3)
   x = jax.random.normal(keys[0], (2, T, D)).astype(dtype)
   weight, bias = (jax.random.normal(k, s) for k, s in zip(keys[1:], [(taps, D), (D,)]))
   place = np.tile(np.arange(T), (2, 1))
   for start in (5, 2 * T // 3):
     place[1, start:] = np.arange(T - start)
-  return x, weight, bias, jnp.minimum(jnp.asarray(place, jnp.int32), taps - 1)
+  reach = jnp.minimum(jnp.asarray(place, jnp.int32), taps - 1)
+  reach = reach.at[1, 3:5].set(-1).at[1, -2:].set(-1)
+  return jnp.where(reach[..., None] < 0, jnp.nan, x), weight, bias, reach
+
+
+def documents(reach):
+  return jnp.where(reach < 0, 0, jnp.cumsum(reach == 0, axis=1))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -55,8 +61,9 @@ def test_the_interpreted_kernel_is_the_reference(backend, taps, dtype):
 )
 def test_its_gradients_are_those_of_the_op(backend, T, activation, packed):
   x, weight, bias, reach = inputs(T)
-  ids = jnp.cumsum(reach == 0, axis=1)
-  reach, ids = (reach, ids) if packed else (None, None)
+  ids = documents(reach)
+  if not packed:
+    x, reach, ids = jnp.nan_to_num(x), None, None
   run = functools.partial(
     fused, activation=activation, backend=backend, interpret=INTERPRETERS[backend]
   )
@@ -87,6 +94,7 @@ def test_an_untested_release_of_jax_is_refused_with_a_warning(monkeypatch):
     assert "0.99.1" in releases.untested()
 
 
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 def test_over_eight_devices_it_gives_what_one_gives():
   from jaxseq.ops import sharded
 
@@ -140,9 +148,9 @@ def test_it_compiles_for_a_tpu_forward_and_backward(compiled_for_tpu, topology, 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("taps", [2, 3, 4])
 def test_on_a_gpu_the_kernel_is_the_definition(taps, dtype):
-  x, weight, bias, reach = inputs(T=1000, D=300, taps=taps, dtype=dtype)
-  ids = jnp.cumsum(reach == 0, axis=1)
-  for state, segment_ids in [(None, ids), (jnp.ones((2, taps - 1, 300)), None)]:
+  given, weight, bias, reach = inputs(T=1000, D=300, taps=taps, dtype=dtype)
+  alone = jnp.nan_to_num(given), jnp.ones((2, taps - 1, 300)), None
+  for x, state, segment_ids in [(given, None, documents(reach)), alone]:
     run = functools.partial(
       ops.short_conv,
       activation="silu",
@@ -161,3 +169,14 @@ def test_on_a_gpu_the_kernel_is_the_definition(taps, dtype):
       for form in ("pallas_gpu", "recurrent")
     )
     testing.assert_close(got, want)
+
+
+@needs_gpu
+def test_on_a_gpu_models_side_by_side_have_weights_of_their_own():
+  x, weight, bias, reach = inputs(D=256)
+  several = [jnp.stack([a, 0.5 * a, -a]) for a in (x, weight, bias)]
+  run = lambda *args: fused(*args, reach, activation="silu", backend="gpu")
+  step = jax.grad(lambda *args: jnp.sum(jnp.sin(run(*args))), argnums=(0, 1, 2))
+  got = jax.jit(jax.vmap(step))(*several)
+  want = [step(*[a[i] for a in several]) for i in range(3)]
+  testing.assert_close(got, jax.tree.map(lambda *a: jnp.stack(a), *want))

@@ -22,8 +22,8 @@ def fused(x, weight, bias, reach, *, activation, backend, interpret=False):
     x: [B, T, D], float32 or bfloat16.
     weight: [W, D]; the last tap is the current token's.
     bias: [D].
-    reach: [B, T] int32, earlier tokens that each token sees, in [0, min(t, W - 1)]; or
-      None, if as many as that.
+    reach: [B, T] int32, earlier tokens that each token sees, in [0, min(t, W - 1)], or
+      -1 at padding, of which nothing is read; None if all see min(t, W - 1).
     activation: None or "silu".
     backend: "tpu" or "gpu".
     interpret: True, or the parameters of Pallas's interpreter for the backend.

@@ -23,7 +23,7 @@ __all__ = ["CHANNELS", "TOKENS", "backward", "forward"]
 
 CHANNELS = 256  # Of a program, two for each of its 128 threads.
 TOKENS = 64  # Of a program.
-TURN = 8  # Tokens that are read at once, and written at once.
+TURN = 4  # Tokens that are read at once, and written at once.
 
 
 def forward(x, weight, bias, reach, *, activation, interpret=False):
@@ -39,9 +39,10 @@ def forward(x, weight, bias, reach, *, activation, interpret=False):
       tokens = [n * TURN + t for t in range(TURN)]
       inputs, ys = [piece.read(x_ref, t) for t in tokens], []
       for t, x in zip(tokens, inputs):
-        past = (x, *past)
-        y = piece.linear(past, piece.reach(t))
-        ys.append(y * _sigmoid(y) if activation == "silu" else y)
+        past, reach = (x, *past), piece.reach(t)
+        y = piece.linear(past, reach)
+        y = y * _sigmoid(y) if activation == "silu" else y
+        ys.append(piece.seen(reach, 0, y))
         past = past[: taps - 1]
       piece.write(y_ref, tokens, ys)
       return past
@@ -125,7 +126,8 @@ class _Piece:
     self.reach_ref = reach_ref
 
   def read(self, ref, t):
-    return ref[self.first + t, self.channels].astype(jnp.float32)
+    value = ref[self.first + t, self.channels].astype(jnp.float32)
+    return self.seen(self.reach(t), 0, value)
 
   def read_any(self, ref, t):
     """Also outside of the sequence, where all is 0."""
@@ -145,9 +147,9 @@ class _Piece:
 
   def seen(self, reach, d, value):
     """The value if a token sees the one d before it, else zeros."""
-    if d == 0 or reach is None:
+    if reach is None:
       return value
-    return value * jnp.where(reach >= d, 1.0, 0.0)
+    return jnp.where(jnp.broadcast_to(reach, value.shape) >= d, value, 0.0)
 
   def linear(self, past, reach):
     """What is activated of a token whose inputs, itself first, are these."""

@@ -53,8 +53,8 @@ def forward(x, weight, bias, reach, *, activation, interpret=False):
     buffer[HISTORY:] = x_ref[...].astype(jnp.float32)
     reach = [_by_token(r[...]) for r in reach_ref]
     for t in range(0, size, STRIP):
-      y = _linear(buffer, weight_ref, bias_ref, reach, t)
-      y_ref[t : t + STRIP] = activate(y, activation).astype(y_ref.dtype)
+      y = activate(_linear(buffer, weight_ref, bias_ref, reach, t), activation)
+      y_ref[t : t + STRIP] = _clear_padding(y, reach, t).astype(y_ref.dtype)
 
   tokens = pl.BlockSpec((None, size, LANES), lambda b, d, t: (b, t, d))
   in_specs = [
@@ -106,8 +106,8 @@ def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
     before = before_ref[BEFORE - HISTORY :].astype(jnp.float32)
     first = pl.program_id(2) == count - 1
     inputs[:HISTORY] = jnp.where(first, 0.0, before)
-    inputs[HISTORY:] = x_ref[...].astype(jnp.float32)
     reach = [_by_token(r[...]) for r in reach_ref]
+    inputs[HISTORY:] = _clear_padding(x_ref[...].astype(jnp.float32), reach)
     if reach:
       reach_later[:size] = reach[0]
     strips = range(0, size, STRIP)
@@ -117,7 +117,7 @@ def backward(x, weight, bias, reach, dy, *, activation, interpret=False):
       if activation == "silu":
         z = _linear(inputs, weight_ref, bias_ref, reach, t)
         dz *= slope(z, sigmoid(z))
-      dz_later[t : t + STRIP] = dz
+      dz_later[t : t + STRIP] = _clear_padding(dz, reach, t)
 
     def add(row, terms):
       sums_ref[row : row + 1] += jnp.sum(terms, axis=0, keepdims=True)
@@ -180,6 +180,13 @@ def _linear(inputs, weight_ref, bias_ref, reach, t):
       product = jnp.where(reach[0][t : t + STRIP] >= d, product, 0.0)
     z += product
   return z
+
+
+def _clear_padding(rows, reach, t=0):
+  """Zeros at padding, for rows that begin t tokens behind those of the reach."""
+  if not reach:
+    return rows
+  return jnp.where(reach[0][t : t + rows.shape[0]] >= 0, rows, 0.0)
 
 
 def _block_length(x):

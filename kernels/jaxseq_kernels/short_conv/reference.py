@@ -3,7 +3,8 @@
     y_t = act(b + sum_d w_{W-1-d} x_{t-d})        over 0 <= d <= reach_t
 
 `reach` says how many earlier tokens a token sees, at most W - 1 and at most as many as
-there are: it ends at the start of a document. Without it a token sees all there are.
+there are: it ends at the start of a document. At -1 stands padding: nobody sees it, and
+y is zero. Without it a token sees all there are.
 """
 
 import jax.numpy as jnp
@@ -38,4 +39,7 @@ def forward(x, weight, bias, reach, *, activation):
     if reach is not None:
       shifted = jnp.where((reach >= d)[..., None], shifted, 0)
     y = y + weight[taps - 1 - d] * shifted.astype(jnp.float32)
-  return activate(y, activation).astype(x.dtype)
+  y = activate(y, activation)
+  if reach is not None:
+    y = jnp.where((reach >= 0)[..., None], y, 0)
+  return y.astype(x.dtype)
