@@ -8,9 +8,14 @@ it,
     S' = D * S + A^T Z + R^T v
 
 with D a number for each row of S. Where only Z is written, as by `channel_delta_rule`,
-there are no O and R. `scan` walks over the chunks of a piece of a head's sequence: a
-program, one warpgroup, for 64 columns of the values. It keeps the state, transposed, in
-registers, where it is the left operand of products, as is Z.
+there are no O and R, and with U = v + W S
+
+    Z  = X U
+
+X being two halves of 16 bits: where keys repeat, what it loses never fades. `scan`
+walks over the chunks of a piece of a head's sequence: a program, one warpgroup, for 64
+columns of the values. It keeps the state, transposed, in registers, where it is the
+left operand of products, as are U and Z.
 
 `reverse` walks from the last token to the first, with Y the gradient of S':
 
@@ -18,6 +23,7 @@ registers, where it is the left operand of products, as is Z.
     dv = N^T dZ + O^T do + R Y
     dS = D * Y + Q^T do + W^T dZ
 
+or with X dv = X^T dZ, which then also takes the place of dZ in dS.
 From S, Y, Z and dZ `pallas_gpu_chunks.gradients` makes all other gradients.
 
 Of a chunk each matrix is in shared memory once, and its place is filled for the next
@@ -35,17 +41,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxseq_kernels import hopper
+from jaxseq_kernels.hopper_decays import wide
 from jaxseq_kernels.matrix_states import CHUNK
 
 __all__ = ["BLOCK", "maps", "reverse", "scan"]
 
 BLOCK = 64  # Columns of the values that a program has.
 KEYS = ("Q", "W", "A", "R")  # Arrays with channels of tokens,
-PAIRS = ("P", "N", "O")  # with pairs of tokens of a chunk,
+PAIRS = ("P", "N", "O", "X")  # with pairs of tokens of a chunk,
 STATES = ("S", "Y")  # with states before or after chunks; others with values of tokens.
 
 bf16, f32 = jnp.bfloat16, jnp.float32
-# Of Z and dZ: with the 8 bits of one alone a state drifts.
+# Of U, Z and their gradients: with the 8 bits of one alone a state drifts.
 halves = functools.partial(hopper.halves, dtype=bf16)
 
 
@@ -81,12 +88,18 @@ def maps(chunks, v, *, pieces, interpret=False):
 
 def _scan(chunks, v, state, pieces, reads, keep, interpret):
   both = chunks.R is not None
-  groups = dict(solve="WN", values="v", read="QPO" if reads else "", write="AR")
+  solve, read = "WN" if both else "WX", "QPO" if reads else ""
+  groups = dict(solve=solve, values="v", read=read, write="AR")
 
   def chunk(S, x, step, product):
     S_b, kept = step.hold("S", S), step.kept()
     step.wait("solve", "values")
-    left, right = [*S_b, x["v"].T], [*_blocks(x["W"]), x["N"].T]
+    if both:
+      left, right = [*S_b, x["v"].T], [*_blocks(x["W"]), x["N"].T]
+    else:
+      U, rest = halves(product(S_b, _blocks(x["W"])) + wide(x["v"].T))
+      X, X_rest = (x["X"].at[half].T for half in (0, 1))
+      left, right = [U, rest, U], [X, X, X_rest]
     Z, rest = halves(product(left, right))
     step.fetch("solve") if both else step.fetch("solve", "values")
     S *= kept
@@ -136,7 +149,8 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
     is more than another form of dv: if there is an R.
   """
   both, ends = chunks.R is not None, pieces is not None
-  groups = dict(arrive="PA", values=["do"], solve="" if ends else "NOR", leave="QW")
+  solve = "X" if not both else "" if ends else "NOR"
+  groups = dict(arrive="PA", values=["do"], solve=solve, leave="QW")
 
   def chunk(Y, x, step, product):
     Y_b, kept, do = step.hold("Y", Y), step.kept(), x["do"].T
@@ -145,14 +159,19 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
     step.fetch("arrive")
     Y *= kept
 
-    if not ends:
+    if not both:  # The gradient of U, that is of v, takes its place.
       step.wait("solve")
-      left, right = [dZ, rest], [x["N"], x["N"]]
-      if both:
-        left, right = [*left, *Y_b, do], [*right, *_blocks(x["R"]), x["O"]]
+      X, X_rest = (x["X"].at[half] for half in (0, 1))
+      dZ, rest = halves(product([dZ, rest, dZ], [X, X, X_rest]))
+      step.fetch("solve")
+      if not ends:
+        step.send(dv=dZ)
+    elif not ends:
+      step.wait("solve")
+      left, right = [dZ, rest, *Y_b, do], [x["N"], x["N"], *_blocks(x["R"]), x["O"]]
       dv = product(left, right).astype(bf16)
       step.fetch("solve")
-      step.send(dv=dv, dZ=dZ) if both else step.send(dv=dv)
+      step.send(dv=dv, dZ=dZ)
 
     step.wait("leave")
     left, right = [dZ, rest, do], [x["W"], x["W"], x["Q"]]
@@ -334,7 +353,8 @@ def _outs(arrays, sent, state, pieces, identity):
 def _buffer(name, depth, columns):
   """Shared memory for an array's chunk; see `hopper.tiles` for columns."""
   size = depth if name in KEYS else CHUNK if name in PAIRS else BLOCK
-  return hopper.tiles((1, CHUNK, size), bf16, columns)
+  halves = [2] if name == "X" else []
+  return hopper.tiles((1, *halves, CHUNK, size), bf16, columns)
 
 
 def _blocks(ref):

@@ -8,7 +8,7 @@ logarithms of decays by channel, S [K, V] and s the scale,
 
 (in KDA a = beta k and b = exp2(g) k) and o_t = s S_t^T q_t, are for C tokens of a chunk
 
-    Z  = N v + W S
+    Z  = N v + W S              in KDA Z = X (v + W S)
     o  = Q S + P Z + O v
     S' = D S + A^T Z + R^T v
 
@@ -19,14 +19,14 @@ after j to the end, E_ij from after j to i and E-_ij to before i,
     P_ij = s sum_c q_ic a_jc exp2(E_ij)     O_ij = s sum_c q_ic k_jc exp2(E_ij)   j <= i
     M_ij =   sum_c b_ic a_jc exp2(E-_ij)    L_ij =   sum_c b_ic k_jc exp2(E-_ij)  j < i
     dplr:  X = (I - M)^-1    W = X (b exp2(G-))     N = X L
-    KDA:   X = (I + M)^-1    W = -X (k exp2(G))     N = X        no O, R
+    KDA:   X = (I + M)^-1    W = -k exp2(G)         no N, O, R
 
 where in KDA M has k_i exp2(E_ij) for b_i exp2(E-_ij). All pairs are of one document,
 and what is before a document's start is not read after it. How pairs are summed is in
 `hopper_decays`; b_i exp2(E-_ij) is there (b_i exp2(-g_i)) exp2(E_ij).
 
 `prepare`: grid [B N, H], a program, one warpgroup, for each chunk of a head. It takes
-64 channels at a time; then come the inverse and what is multiplied by it.
+64 channels at a time; then come the inverse and, in `dplr`, what it multiplies.
 
 Backwards, with Y the gradient of S', e = s do and dZ from the scan in reverse, and in
 `dplr` f = X^T dZ, in KDA f = -X^T dZ,
@@ -83,10 +83,10 @@ class Chunks(NamedTuple):
     A: [B, T, H, K].
     D: [B, H, N, K'] float32, K' being K padded to a multiple of 64.
     P: [B, H, N, CHUNK, CHUNK].
-    N: [B, H, N, CHUNK, CHUNK].
+    X: [B, H, N, CHUNK, CHUNK], in KDA [B, H, N, 2, CHUNK, CHUNK], halves of 16 bits.
     R: [B, T, H, K], of `dplr`, as the others.
     O: [B, H, N, CHUNK, CHUNK].
-    X: [B, H, N, CHUNK, CHUNK], which in KDA is N.
+    N: [B, H, N, CHUNK, CHUNK].
   """
 
   Q: jax.Array
@@ -94,10 +94,10 @@ class Chunks(NamedTuple):
   A: jax.Array
   D: jax.Array
   P: jax.Array
-  N: jax.Array
+  X: jax.Array
   R: jax.Array | None = None
   O: jax.Array | None = None  # noqa: E741
-  X: jax.Array | None = None
+  N: jax.Array | None = None
 
 
 def prepare(
@@ -124,10 +124,12 @@ def prepare(
   arrays = {name: x for name, x in arrays.items() if x is not None}
   vectors = jax.ShapeDtypeStruct(q.shape, bf16)
   pairs = jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), bf16)
-  outs = dict(Q=vectors, W=vectors, A=vectors, P=pairs, N=pairs)
+  outs = dict(Q=vectors, W=vectors, A=vectors, P=pairs)
   outs["D"] = jax.ShapeDtypeStruct((B, H, N, blocks * BLOCK), f32)
   if general:
-    outs.update(R=vectors, O=pairs, X=pairs)
+    outs.update(X=pairs, R=vectors, O=pairs, N=pairs)
+  else:
+    outs["X"] = jax.ShapeDtypeStruct((B, H, N, 2, CHUNK, CHUNK), bf16)
   names = [*arrays, *outs]
   product = hopper.plain_product if interpret else hopper.product
 
@@ -151,11 +153,14 @@ def prepare(
       plgpu.copy_smem_to_gmem(buffer, to)
 
     def read(c):
-      """Q, and the reads of the state that are still to be multiplied by X."""
+      """Q and W, in `dplr` as far as it is still to be multiplied by X."""
       share = jnp.exp2(maths.outward(gates_s, False))
       share *= hopper.along_rows(documents.read(), BLOCK)
       reads = wide(b_s) * share
-      reads_s.at[c][...] = (reads * _undo(gates_s) if general else reads).astype(f16)
+      if general:
+        reads_s[0].at[c][...] = (reads * _undo(gates_s)).astype(f16)
+      else:
+        send(-reads, staged[1], vectors_of("W", c))
       send(wide(q_s) * share * scale, q_s, vectors_of("Q", c))
 
     def write(c):
@@ -216,15 +221,16 @@ def prepare(
       hopper_triangular.inverse(M, M_s.at[:, pl.ds(0, CHUNK)], X_s)
     i = maths.rows
     X = load(X_s) + inside((i, i + 1), jnp.ones((), f32))
-    # Twice float16: what cancels when keys repeat is not to leave its rounding.
-    halves = hopper.halves(X, f16)
-    times = lambda x: product([*halves], [x, x])
-    made = [(X, pairs_of("X" if general else "N"))]
+    # In halves: what cancels when keys repeat is not to leave its rounding.
     if general:
-      made.append((times(gates_s), pairs_of("N")))
-    for c in range(blocks):
-      W = times(reads_s.at[c])
-      made.append((W if general else -W, vectors_of("W", head * 0 + c)))
+      halves = hopper.halves(X, f16)
+      times = lambda x: product([*halves], [x, x])
+      made = [(X, pairs_of("X")), (times(gates_s), pairs_of("N"))]
+      for c in range(blocks):
+        made.append((times(reads_s[0].at[c]), vectors_of("W", head * 0 + c)))
+    else:
+      first, rest = hopper.halves(X, bf16)
+      made = [(first, pairs_of("X").at[0]), (rest, pairs_of("X").at[1])]
     for slot, (x, to) in enumerate(made):
       plgpu.wait_smem_to_gmem(1, wait_read_only=True)
       send(x, staged[slot % 2], to)
@@ -246,7 +252,7 @@ def prepare(
       ),
       gates_s=hopper.tiles((CHUNK, BLOCK), f16),
       staged=[tile] * (4 if general else 3),
-      reads_s=hopper.tiles((blocks, CHUNK, BLOCK), f16),
+      reads_s=[hopper.tiles((blocks, CHUNK, BLOCK), f16)] * general,
       zero_s=plgpu.SMEM((CHUNK,), jnp.int32),
       arrived=plgpu.Barrier(num_arrivals=5 if general else 3),
     ),
@@ -327,7 +333,7 @@ def gradients(
     do: [B, T, H, V].
     g: ...
     docs: ...
-    X: Of `Chunks`. None for KDA.
+    X: Of `Chunks`; KDA needs none.
     S: [B, H, N, V, K'] bfloat16, the state before each chunk, transposed.
     Y: The gradient of that after it.
     Z: [B, T, H, V].
@@ -345,6 +351,7 @@ def gradients(
   B, T, H, K = q.shape
   V, N, blocks, general = do.shape[-1], docs.shape[1], -(-K // BLOCK), beta is None
   product = hopper.plain_product if interpret else hopper.product
+  X = X if general else None
   pairs, f = _meet(v, do, docs, X, Z, dZ, scale=scale, interpret=interpret)
   vectors = dict(q=q, k=k, g=g) | (dict(b=b, a=a) if general else {})
   values = dict(e=do, f=f, Z=Z) | (dict(v=v) if general else {})
@@ -454,13 +461,18 @@ class _Part:
 
   Attributes:
     d: dq, db, da and, of `dplr`, dk, as far as they have been added.
+    met: By who reads and who is written, the products of their gradients and values:
+      one array of pairs, or two halves.
   """
 
   def __init__(self, maths, vectors, gates_s, beta, met, staged):
     self.maths, self.vectors, self.gates_s = maths, vectors, gates_s
-    self.beta_of, self.met, self.staged = beta, met, staged
+    self.beta_of, self.staged = beta, staged
     self.general = beta is None
     self.written = ("a", "k") if self.general else ("a",)
+    kinds = [(read, name) for name in self.written for read in ("q", "b")]
+    parts = len(met) // len(kinds)
+    self.met = {kind: met[parts * i :][:parts] for i, kind in enumerate(kinds)}
     self.d = dict.fromkeys(("q", "b", *self.written))
 
   def beta(self):
@@ -509,9 +521,9 @@ class _Part:
 
   def add_selves(self):
     """What outputs have of their own tokens."""
-    for pair, name in zip(self.met[::2], self.written):
-      own = hopper.sum_of_rows(self.maths.diagonal(wide(pair)))
-      own = hopper.along_rows(own, BLOCK)
+    for name in self.written:
+      own = sum(map(wide, self.met["q", name]), hopper.zeros((CHUNK, CHUNK)))
+      own = hopper.along_rows(hopper.sum_of_rows(self.maths.diagonal(own)), BLOCK)
       self.d["q"] += own * self.wide(name)
       self.d[name] += own * self.wide("q")
 
@@ -522,9 +534,12 @@ class _Part:
     share = jnp.exp2(half.flipped(E))
     writes = self._stage({name: share for name in self.written})
     y, mask = 0.0, inside(earlier(self.maths.rows, half), jnp.bfloat16(1))
-    for name, pairs in (("q", self.met[::2]), ("b", self.met[1::2])):
-      left = [load(x) * mask for x in pairs]
-      here, share = self.maths.product(left, writes), self.share_of(name, E)
+    for name in ("q", "b"):
+      left, right = [], []
+      for written, buffer in zip(self.written, writes):
+        left += [load(pairs) * mask for pairs in self.met[name, written]]
+        right += [buffer] * len(self.met[name, written])
+      here, share = self.maths.product(left, right), self.share_of(name, E)
       z = hopper.rounded(self.wide(name) * share) * here
       d[name] += here * share
       y += z
@@ -540,10 +555,12 @@ class _Part:
     reads = self._stage({name: self.share_of(name, E) for name in ("q", "b")})
     share = jnp.exp2(half.flipped(E))
     y, mask = 0.0, inside(later(self.maths.rows, half), jnp.bfloat16(1))
-    for index, name in enumerate(self.written):
-      pairs = self.met[2 * index : 2 * index + 2]
-      left = [load(x.T) * mask for x in pairs]
-      here = self.maths.product(left, reads)
+    for name in self.written:
+      left, right = [], []
+      for read, buffer in zip(("q", "b"), reads):
+        left += [load(pairs.T) * mask for pairs in self.met[read, name]]
+        right += [buffer] * len(self.met[read, name])
+      here = self.maths.product(left, right)
       y += hopper.rounded(self.wide(name) * share) * here
       d[name] += here * share
     self._from_around(half.flipped(y), half)
@@ -586,17 +603,18 @@ def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
   """Products of e and f with Z (and v), and f.
 
   Returns:
-    [B, H, N, 2 or 4, CHUNK, CHUNK] bfloat16: of e and Z where j <= i, f and Z where
-    j < i, and so on; and f [B, T, H, V].
+    [B, H, N, 4, CHUNK, CHUNK] bfloat16: of e and Z where j <= i, of f and Z where
+    j < i, and of e and v, f and v likewise. In KDA, two halves of the first and two of
+    the second, all of whose bits are needed where keys repeat. And f [B, T, H, V].
   """
   B, T, H, V = do.shape
   N, general = docs.shape[1], X is not None
+  count = 4 if general else 2
   sign = 1 if general else -1
   product = hopper.plain_product if interpret else hopper.product
   values = dict(e=do, f=dZ, Z=Z) | (dict(v=v) if general else {})
   arrays = values | (dict(X=X) if general else {})
-  shape = (B, H, N, 4 if general else 2, CHUNK, CHUNK)
-  outs = [jax.ShapeDtypeStruct(shape, bf16)]
+  outs = [jax.ShapeDtypeStruct((B, H, N, 4, CHUNK, CHUNK), bf16)]
   if general:
     outs.append(jax.ShapeDtypeStruct(do.shape, bf16))
 
@@ -616,16 +634,19 @@ def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
       f_s[...] = product(others[1].T, f_s).astype(bf16)
       plgpu.commit_smem()
       plgpu.copy_smem_to_gmem(f_s, f_ref[0].at[tokens])
-    for index in range(shape[3]):
+
+    i, slot = maths.rows, 0
+    for index in range(count):
       right = others[0] if index > 1 else Z_s
       x = product(f_s if index % 2 else e_s, right.T)
-      i = maths.rows
       x = inside((0, i if index % 2 else i + 1), jnp.where(documents.same(), x, 0.0))
-      plgpu.wait_smem_to_gmem(1, wait_read_only=True)
-      out = out_s.at[index % 2]
-      out[...] = (x * (scale if index % 2 == 0 else sign)).astype(bf16)
-      plgpu.commit_smem()
-      plgpu.copy_smem_to_gmem(out, met_ref.at[at, head, n, index])
+      halves = hopper.halves(x * (sign if index % 2 else scale), bf16)
+      for half in halves[: 4 // count]:
+        plgpu.wait_smem_to_gmem(1, wait_read_only=True)
+        out_s.at[slot % 2][...] = half
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(out_s.at[slot % 2], met_ref.at[at, head, n, slot])
+        slot += 1
     plgpu.wait_smem_to_gmem(0)
 
   tile, pair = hopper.tiles((CHUNK, V), bf16), hopper.tiles((CHUNK, CHUNK), bf16)
