@@ -83,7 +83,7 @@ class Chunks(NamedTuple):
     A: [B, T, H, K].
     D: [B, H, N, K'] float32, K' being K padded to a multiple of 64.
     P: [B, H, N, CHUNK, CHUNK].
-    X: [B, H, N, CHUNK, CHUNK], in KDA [B, H, N, 2, CHUNK, CHUNK], halves of 16 bits.
+    X: [B, H, N, CHUNK, CHUNK], in KDA [B, H, N, 2 CHUNK, CHUNK]: two halves.
     R: [B, T, H, K], of `dplr`, as the others.
     O: [B, H, N, CHUNK, CHUNK].
     N: [B, H, N, CHUNK, CHUNK].
@@ -129,7 +129,7 @@ def prepare(
   if general:
     outs.update(X=pairs, R=vectors, O=pairs, N=pairs)
   else:
-    outs["X"] = jax.ShapeDtypeStruct((B, H, N, 2, CHUNK, CHUNK), bf16)
+    outs["X"] = jax.ShapeDtypeStruct((B, H, N, 2 * CHUNK, CHUNK), bf16)
   names = [*arrays, *outs]
   product = hopper.plain_product if interpret else hopper.product
 
@@ -230,7 +230,11 @@ def prepare(
         made.append((times(reads_s[0].at[c]), vectors_of("W", head * 0 + c)))
     else:
       first, rest = hopper.halves(X, bf16)
-      made = [(first, pairs_of("X").at[0]), (rest, pairs_of("X").at[1])]
+      below = pl.ds(CHUNK, CHUNK)
+      made = [
+        (first, pairs_of("X").at[pl.ds(0, CHUNK)]),
+        (rest, pairs_of("X").at[below]),
+      ]
     for slot, (x, to) in enumerate(made):
       plgpu.wait_smem_to_gmem(1, wait_read_only=True)
       send(x, staged[slot % 2], to)
