@@ -76,6 +76,16 @@ def tiles(shape, dtype, columns: int = 64) -> plgpu.SMEM:
   return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
+def with_end(x):
+  """x, of which copies from beyond its columns bring zeros.
+
+  Copies leave out an axis of a single tile, as is that of 64 columns, with the index on
+  it. They would bring that tile again, so it gets another of zeros.
+  """
+  columns = 64 if x.shape[-1] == 64 else 0
+  return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, columns)])
+
+
 def load(ref):
   """A matrix in shared memory, to registers, in float32."""
   return plgpu.load(ref, layout=TILE).astype(jnp.float32)

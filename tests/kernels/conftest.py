@@ -8,6 +8,14 @@ from jaxseq import parallel
 
 
 @pytest.fixture
+def eight_devices():
+  """A mesh of them; skips where there are fewer."""
+  if jax.device_count() < 8:
+    pytest.skip("needs eight devices")
+  return parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
+
+
+@pytest.fixture
 def lowered_for_hopper():
   """`lowered_for_hopper(run, *args)`: the program's text, without a GPU."""
 

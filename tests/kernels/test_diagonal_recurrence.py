@@ -106,7 +106,7 @@ def test_the_op_gives_what_its_definition_gives(axes, packed, on_tpu):
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_over_eight_devices_it_gives_what_one_gives(same, on_tpu):
+def test_over_eight_devices_it_gives_what_one_gives(same, on_tpu, eight_devices):
   args = [y.astype("float32") for y in inputs("real", same, B=4, D=128)]
   run = functools.partial(
     ops.diagonal_recurrence, reverse=True, implementation="pallas_tpu"
@@ -114,8 +114,7 @@ def test_over_eight_devices_it_gives_what_one_gives(same, on_tpu):
   plain = lambda a, x, state: run(a, x, initial_state=state)
   step = functools.partial(results, plain)
   want = jax.jit(step)(*args)
-  mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(eight_devices):
     got = jax.jit(step)(*args)
   testing.assert_close(jax.tree.map(np.asarray, got), jax.tree.map(np.asarray, want))
 

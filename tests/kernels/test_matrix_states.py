@@ -24,6 +24,7 @@ GATES = {  # By op, the arrays that follow q, k and v.
 }
 CASES = {
   "odd": dict(T=150, H=2, K=64, V=64),
+  "one tile of values": dict(T=515, K=64, V=64, stateful=True),
   "two pieces": dict(T=530, K=32, V=96, stateful=True),
   "packed, extreme": dict(T=330, K=96, V=64, stateful=True, packed=True, extreme=True),
 }
@@ -121,6 +122,7 @@ def test_on_a_tpu_too(op, case):
 
 
 @each_op
+@pytest.mark.skipif(ON_GPU, reason="the interpreter's products are tf32 there")
 def test_on_a_tpu_float32_is_exact(op):
   given, *others = draw(op, **CASES["packed, extreme"])
   given = [x.astype(jnp.float32) for x in given]

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jaxseq_kernels.recurrent_cells import fused, reference, refusal
 
-from jaxseq import ops, parallel, testing
+from jaxseq import ops, testing
 
 CELLS = {"lstm": 2, "slstm": 4, "gru": 1}  # Arrays of a state.
 CAREFUL = pltpu.InterpretParams(
@@ -129,7 +129,7 @@ def test_it_says_why_it_cannot_take_a_call():
     ops.gru(gates[:, :, :, :3], weights, **form)
 
 
-def test_over_eight_devices_it_gives_what_one_gives():
+def test_over_eight_devices_it_gives_what_one_gives(eight_devices):
   from jaxseq.ops import sharded
 
   args, outputs = case("lstm", (4, 5, 2, 4))
@@ -139,8 +139,7 @@ def test_over_eight_devices_it_gives_what_one_gives():
     kernel, args, axes, ("BTHK", "BHK", "BHK")
   )
   want = outputs_and_gradients(kernel, args, outputs)
-  mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(eight_devices):
     got = outputs_and_gradients(run, args, outputs)
   testing.assert_close(jax.tree.map(np.asarray, got), jax.tree.map(np.asarray, want))
 

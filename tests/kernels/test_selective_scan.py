@@ -104,7 +104,7 @@ def test_the_op_gives_what_its_definition_gives(packed, on_tpu):
   testing.assert_close(run("auto"), run("recurrent"))
 
 
-def test_over_eight_devices_it_gives_what_one_gives(on_tpu):
+def test_over_eight_devices_it_gives_what_one_gives(on_tpu, eight_devices):
   (x, dt, A, B, C, state), _, gradients = inputs(B=4, T=20, D=12, N=3)
   args = (x, dt, A.T, B, C, x[0, 0], state.swapaxes(1, 2))
   args, (dy, dlast) = jax.tree.map(lambda y: y.astype("float32"), (args, gradients))
@@ -112,8 +112,7 @@ def test_over_eight_devices_it_gives_what_one_gives(on_tpu):
   step = functools.partial(results, run)
   gradients = (dy, dlast.swapaxes(1, 2))
   want = jit(step)(args, gradients)
-  mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(eight_devices):
     got = jit(step)(args, gradients)
   testing.assert_close(jax.tree.map(np.asarray, got), jax.tree.map(np.asarray, want))
 

@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxseq_kernels import releases
 from jaxseq_kernels.short_conv import fused, reference, refusal
 
-from jaxseq import ops, parallel, testing
+from jaxseq import ops, testing
 
 INTERPRETERS = {
   "tpu": pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan"),
@@ -94,8 +94,7 @@ def test_an_untested_release_of_jax_is_refused_with_a_warning(monkeypatch):
     assert "0.99.1" in releases.untested()
 
 
-@pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
-def test_over_eight_devices_it_gives_what_one_gives():
+def test_over_eight_devices_it_gives_what_one_gives(eight_devices):
   from jaxseq.ops import sharded
 
   x, weight, bias, reach = inputs(T=24, D=128)
@@ -109,8 +108,7 @@ def test_over_eight_devices_it_gives_what_one_gives():
 
   step = jax.value_and_grad(loss, argnums=(0, 1, 2))
   want = jax.jit(step)(x, weight, bias)
-  mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(eight_devices):
     program = jax.jit(step).lower(x, weight, bias)
     got = program.compile()(x, weight, bias)
   assert "shard_map" in program.as_text() or "manual" in program.as_text()

@@ -80,10 +80,10 @@ def maps(chunks, v, *, pieces, interpret=False):
   Returns:
     W [B, P, H, V, K'] and M [B, P, H, K', K'], both transposed.
   """
-  last = _scan(chunks, v, None, pieces, False, False, interpret)["last"]
+  ended = hopper.with_end(v)
+  last = _scan(chunks, ended, None, pieces, False, False, interpret)["last"]
   last = last.reshape(-1, pieces, *last.shape[1:])
-  V = v.shape[-1]
-  return last[..., :V, :], last[..., V:, :]
+  return last[..., : v.shape[-1], :], last[..., ended.shape[-1] :, :]
 
 
 def _scan(chunks, v, state, pieces, reads, keep, interpret):

@@ -175,10 +175,11 @@ def maps(k, v, G, beta, T, *, pieces, interpret=False):
   Returns:
     W [B, P, H, V', K'] and M [B, P, H, K', K'], both transposed.
   """
-  (last,) = _walk(None, k, v, G, beta, T, None, pieces, 1, False, interpret)
+  ended = hopper.with_end(v)
+  (last,) = _walk(None, k, ended, G, beta, T, None, pieces, 1, False, interpret)
   last = last.reshape(-1, pieces, *last.shape[1:])
-  width = up(v.shape[-1], 64)
-  return last[..., :width, :], last[..., width:, :]
+  width, identity = (up(x.shape[-1], 64) for x in (v, ended))
+  return last[..., :width, :], last[..., identity:, :]
 
 
 def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
