@@ -32,10 +32,11 @@ with dv, w and S known:
     dq = s exp2(G) do S^T + dP k
     dk = -exp2(G) dv S^T + dM k + dP^T q + dM^T k + exp2(G_C - G) n R^T
 
-The gradients of the gates are sums of products of these parts of dq and dk with q and
-k: that of beta_j what comes to k_j from later tokens, over beta_j; that of g_t what
-passes from before t to t or after it. All within a chunk: what passes it wholly is
-exp2(G_C) <S, R>, so that no small difference of large sums is ever taken.
+That of beta_j is dv_j . w_j / beta_j, in which nothing cancels when keys repeat; but
+where beta_j is so small that T loses what it has of it, what comes to k_j from later
+tokens, times k_j / beta_j. That of g_t is a sum of such products too: what passes from
+before t to t or after it. All within a chunk: what passes it wholly is exp2(G_C)
+<S, R>, so that no small difference of large sums is ever taken.
 """
 
 import math
@@ -52,6 +53,7 @@ __all__ = ["BLOCK", "inverses", "keys", "maps", "scan", "values"]
 
 BLOCK = 64  # Columns of the values, or of the keys, that a program has.
 STAGES = 2  # Chunks that are copied ahead.
+SMALL = 2.0**-6  # Of beta: times what may be little, it leaves the range of float16.
 
 bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
 
@@ -570,14 +572,17 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       pairs_q[...] = dP.astype(bf16)
       share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
       share = jnp.exp2(jnp.where(i > j, share, -jnp.inf))
-      dM = product(dv, w.T) * share * hopper.along_cols(-beta_j, CHUNK)
+      dM = product(dv, w.T)
+      own = hopper.sum_of_rows(jnp.where(i == j, dM, 0.0))
+      dM *= share * hopper.along_cols(-beta_j, CHUNK)
       # In two parts: all but nothing may be left of its sums, if keys repeat.
       pl.when(more)(lambda: fetch_w(step + 1))
       pairs_k[...], finer[...] = hopper.halves(dM, bf16)
       plgpu.commit_smem()
       late = product([pairs_q.T, pairs_k.T, finer.T], [q, k, k])
       passed = hopper.sum_of_rows(late * hopper.load(k))
-      dbeta_ref.at[b, head, block, n][...] = (written + passed) / beta_i
+      dbeta = jnp.where(jnp.abs(beta_i) < SMALL, written + passed, own / blocks)
+      dbeta_ref.at[b, head, block, n][...] = dbeta / beta_i
       dk += late
 
       # And of the state before.
