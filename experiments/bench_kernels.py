@@ -4,6 +4,7 @@ r"""Times the recurrences' kernels, beside other libraries' in the same run.
   python -m experiments.bench_kernels --ops=scalar_decay --shapes=B8T2048H16D128
   python -m experiments.bench_kernels --peers=jla,fla --save=runs/kernels.json
   python -m experiments.bench_kernels --forms=chunked --peers=jla_plain
+  python -m experiments.bench_kernels --ops=short_conv --forms=auto,parallel
 
 A row is an op, a shape and who ran it: median milliseconds of the forward pass, and of
 forward and backward together, with the 10% and 90% quantiles, of calls that follow each
@@ -16,7 +17,7 @@ below 1 where we are faster. What cannot take a call is said.
 Peers: `jla` is the kernels of PyPI's jax-linear-attention, `jla_plain` its plain forms,
 `fla` flash-linear-attention (torch, Triton; it tunes itself for minutes on first use),
 `tfla` xLSTM's mlstm-kernels (likewise), `cudnn` JAX's causal softmax attention, for
-scale. D in a shape is K and V.
+scale. D in a shape is K and V. `short_conv` is over H x K channels.
 """
 
 import concurrent.futures
@@ -63,6 +64,8 @@ GATES = {
   "signed_scalar_decay": ("signed",),
   "signed_diagonal_decay": ("signed_diagonal",),
 }
+OPS_KNOWN = (*GATES, "short_conv")
+TAPS = 4  # Of short_conv.
 JLA = {  # By our op, its name there and its names of the gates.
   "scalar_decay": ("simple_gla", ("g",)),
   "diagonal_decay": ("gla", ("g",)),
@@ -86,9 +89,9 @@ RWKV7_DECAY = -0.6065306597126334  # The lowest log decay of RWKV-7, -exp(-1/2).
 def main() -> None:
   with cli.usage_errors():
     shapes = {name: parse(name) for name in SHAPES.value}
-    names = OPS.value or list(GATES)
+    names = OPS.value or OPS_KNOWN
     for kind, given, known in (
-      ("op", names, GATES),
+      ("op", names, OPS_KNOWN),
       ("peer", PEERS.value, PEERS_KNOWN),
     ):
       unknown = sorted(set(given) - set(known))
@@ -122,9 +125,14 @@ def main() -> None:
         json.dump(dict(device=kind, bandwidth=bandwidth, rows=rows), file, indent=1)
 
 
-def fewest_bytes(args, options) -> tuple[int, int]:
+def like_output(name, args):
+  """The argument of the output's shape and dtype."""
+  return args[0 if name == "short_conv" else 2]
+
+
+def fewest_bytes(name, args, options) -> tuple[int, int]:
   """That the forward pass moves, and forward and backward pass together."""
-  arrays, outputs = sum(x.nbytes for x in args), args[2].nbytes
+  arrays, outputs = sum(x.nbytes for x in args), like_output(name, args).nbytes
   states = 2 * options["initial_state"].nbytes if "initial_state" in options else 0
   return arrays + outputs + states, 3 * arrays + 2 * outputs + 2 * states
 
@@ -148,9 +156,10 @@ def contenders(name, sizes):
     ids = jnp.arange(T) * DOCUMENTS.value // T + 1
     options["segment_ids"] = jnp.broadcast_to(ids, (B, T))
   if STATEFUL.value:
-    options["initial_state"] = jnp.ones((B, H, K, V))
+    state = (B, TAPS - 1, H * K) if name == "short_conv" else (B, H, K, V)
+    options["initial_state"] = jnp.ones(state)
   runs = {
-    form: _jitted(functools.partial(_ours, name, form, options), args, options)
+    form: _jitted(name, functools.partial(_ours, name, form, options), args, options)
     for form in FORMS.value
   }
   for peer in PEERS.value:
@@ -163,7 +172,7 @@ def contenders(name, sizes):
       continue
     if run is not None:
       runs[peer] = run
-  return fewest_bytes(args, options), runs
+  return fewest_bytes(name, args, options), runs
 
 
 def compare(name, shape, moved, runs, bandwidth) -> list[dict]:
@@ -192,11 +201,13 @@ def compare(name, shape, moved, runs, bandwidth) -> list[dict]:
 
 
 def example(name, sizes):
-  """q, k, v and gates; keys of length 1, decays as of log sigmoid."""
+  """q, k, v and gates; keys of length 1, decays as of log sigmoid. Or x and taps."""
   B, T, H, K, V = sizes
   keys = iter(jax.random.split(jax.random.key(0), 16))
   dtype = jnp.dtype(DTYPE.value)
   normal = lambda *shape: jax.random.normal(next(keys), shape)
+  if name == "short_conv":
+    return normal(B, T, H * K).astype(dtype), normal(TAPS, H * K), normal(H * K)
   q, k, v = normal(B, T, H, K), normal(B, T, H, K), normal(B, T, H, V)
   k /= jnp.linalg.norm(k, axis=-1, keepdims=True)
   scalar = jax.nn.log_sigmoid(normal(B, T, H))
@@ -220,10 +231,12 @@ def _ours(name, form, options, *args):
     C = options["initial_state"]
     state = ops.MLSTMState(C, C[..., 0], C[..., 0, 0])
     options = options | {"initial_state": state}
+  if name == "short_conv":
+    options = options | {"activation": "silu"}
   return getattr(ops, name)(*args, implementation=form, **options)
 
 
-def _jitted(run, args, options):
+def _jitted(name, run, args, options):
   """Forward, and forward with backward, as calls without arguments.
 
   The last state is made where there is one before.
@@ -234,7 +247,8 @@ def _jitted(run, args, options):
     o, pullback = jax.vjp(lambda *args: run(*args)[0], *args)
     return o, pullback(do)
 
-  do = jax.random.normal(jax.random.key(1), args[2].shape, args[2].dtype)
+  like = like_output(name, args)
+  do = jax.random.normal(jax.random.key(1), like.shape, like.dtype)
   return Call(outputs, *args), Call(both, do, *args), jax.block_until_ready
 
 
@@ -264,7 +278,7 @@ def _jla(peer, name, args, options):
   run = lambda *x: theirs.linear_attention(
     kind, *x[:3], impl=impl, **dict(zip(gates, x[3:])), **options
   )
-  return _jitted(run, args, options)
+  return _jitted(name, run, args, options)
 
 
 def _cudnn(name, args, options):
@@ -274,7 +288,7 @@ def _cudnn(name, args, options):
   run = lambda q, k, v: jax.nn.dot_product_attention(
     q, k, v, is_causal=True, implementation="cudnn"
   )
-  return _jitted(lambda *x: (run(*x), None), (q, k, v), options)
+  return _jitted(name, lambda *x: (run(*x), None), (q, k, v), options)
 
 
 def _fla(name, args, options):

@@ -71,8 +71,6 @@ TOKENS = 1024
 HEADS, XLA_HEADS = 8, 4  # As many as a program of a kernel; no more than must be.
 SECONDS = 600  # Of one compilation.
 PASSES = ("forward", "both")
-OPS = (*bench_kernels.GATES, "short_conv")
-TAPS = 4  # Of short_conv, over H x K channels.
 DELTANET = {  # By our op, its function there.
   "scalar_decay": "chunk_gla",
   "diagonal_decay": "chunk_gla",
@@ -147,7 +145,7 @@ def checked(names, forms, peers, chips) -> list[str]:
     ValueError: If there is no such op, form, peer or chip.
   """
   for kind, given, known in (
-    ("op", names or (), OPS),
+    ("op", names or (), bench_kernels.OPS_KNOWN),
     ("peer", peers, PEERS_KNOWN),
     ("chip", chips, CHIPS_KNOWN),
   ):
@@ -157,8 +155,11 @@ def checked(names, forms, peers, chips) -> list[str]:
   for flag in UNUSED:
     if flags.FLAGS[flag].present:
       raise ValueError(f"tpu_cost has no use for --{flag}")
-  of = {op: inspect.getmodule(getattr(ops, op)).IMPLEMENTATIONS for op in OPS}
-  lacking = {op: sorted(set(forms) - set(of[op])) for op in names or OPS}
+  of = {
+    op: inspect.getmodule(getattr(ops, op)).IMPLEMENTATIONS
+    for op in bench_kernels.OPS_KNOWN
+  }
+  lacking = {op: sorted(set(forms) - set(of[op])) for op in names or of}
   able = [op for op, lacks in lacking.items() if not lacks]
   if able and not names:
     return able
@@ -177,8 +178,8 @@ def floors(op, sizes, chip) -> list[float]:
   outputs' gradients once more, and writes the inputs' gradients.
   """
   size = lambda x: x.size * x.dtype.itemsize
-  args = example(op, sizes)
-  arrays, outputs = sum(map(size, args)), size(_output(op, args))
+  args = jax.eval_shape(lambda: bench_kernels.example(op, sizes))
+  arrays, outputs = sum(map(size, args)), size(bench_kernels.like_output(op, args))
   known = CHIPS_KNOWN[chip]
   moved = (arrays + outputs, 3 * arrays + 2 * outputs)
   return [bytes_ / known.bandwidth * known.clock for bytes_ in moved]
@@ -294,7 +295,8 @@ def child() -> None:
   try:
     run, args = call(job["op"], job["who"], job["sizes"])
     if job["which"] == "both":
-      run, args = with_backward(run), (_output(job["op"], args), *args)
+      like = bench_kernels.like_output(job["op"], args)
+      run, args = with_backward(run), (like, *args)
     program = compiled(CHIPS_KNOWN[job["chip"]].topology, run, *args).as_text()
   except Exception as error:  # A finding, not a failure of this script.
     print(json.dumps(dict(why=_short(f"{type(error).__name__}: {error}"))))
@@ -379,23 +381,9 @@ def simulated(folder) -> dict[str, int]:
   }
 
 
-def example(op, sizes):
-  """Shapes of an op's arguments."""
-  B, T, H, K, _ = sizes
-  if op == "short_conv":
-    x = jax.ShapeDtypeStruct((B, T, H * K), bench_kernels.DTYPE.value)
-    return x, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((TAPS, H * K), (H * K,)))
-  return jax.eval_shape(lambda: bench_kernels.example(op, sizes))
-
-
-def _output(op, args):
-  """The argument of the output's shape."""
-  return args[0 if op == "short_conv" else 2]
-
-
 def call(op, who, sizes):
   """The function of a form or a peer, and the shapes of its arguments."""
-  args = example(op, sizes)
+  args = jax.eval_shape(lambda: bench_kernels.example(op, sizes))
   if who == "deltanet_tpu":
     return getattr(importlib.import_module(who), DELTANET[op]), args
   if who == "tokamax":
