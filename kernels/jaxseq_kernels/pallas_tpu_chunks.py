@@ -334,6 +334,10 @@ class Dot(NamedTuple):
     """Of three times the bits."""
     return _product(self, 3, how, a, b)
 
+  def pairs(self, how, a, b):
+    """Of rounded operands; their gradients are of twice the bits of its own."""
+    return _pairs(self, how, a, b)
+
   def sums(self, signs, x):
     """`signs` x, of -1, 0 and 1; x to 16 bits, or exact."""
     return _sums(self, signs, x)
@@ -396,6 +400,19 @@ def _product_backward(dot, parts, how, kept, c):
 
 
 _product.defvjp(lambda *args: (_product(*args), args[3:]), _product_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _pairs(dot, how, a, b):
+  return dot.multiply(1, how, a, b)
+
+
+def _pairs_backward(dot, how, kept, c):
+  a, b = (x if dot.exact else x.astype(bf16) for x in kept)
+  return TRANSPOSED[how](functools.partial(dot.multiply, 2), a, b, c)
+
+
+_pairs.defvjp(lambda *args: (_pairs(*args), args[2:]), _pairs_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -562,7 +579,7 @@ def stretches(row, dot):
   return dot.fine("nn", jnp.where(j <= i, row, 0.0), _ones(i > j))
 
 
-def scores(reads, writes, sums, dot):
+def scores(reads, writes, sums, dot, product):
   """Of all tokens with earlier ones, by channels that fade in between, j < i.
 
       A_ij = sum_c r_ic w_jc exp(g_{j+1,c} + ... + g_ic)
@@ -576,6 +593,7 @@ def scores(reads, writes, sums, dot):
     writes: [C, K] each.
     sums: Of g, [C, K], at least `LEAST`.
     dot: ...
+    product: `dot`, or `dot.pairs` where a gradient of g cancels, as if keys repeat.
 
   Returns:
     [C, C], of each read with each write.
@@ -586,7 +604,7 @@ def scores(reads, writes, sums, dot):
   late = [faded(x, near, dot) for x in reads]
   early = [faded(x, -near, dot) for x in writes]
   pairs = ((i ^ j) < 2 * SMALLEST) & (i > j)
-  out = [[jnp.where(pairs, dot("nt", x, y), 0.0) for y in early] for x in late]
+  out = [[jnp.where(pairs, product("nt", x, y), 0.0) for y in early] for x in late]
   size = 2 * SMALLEST
   for since, until, _ in levels[:-1]:
     E, (_, since) = halves(until, size)[0], halves(since, size)
@@ -599,7 +617,7 @@ def scores(reads, writes, sums, dot):
     )
     for row, x in zip(out, late):
       for n, y in enumerate(early):
-        more = jnp.where(block == of, dot("nt", x, y), 0.0)
+        more = jnp.where(block == of, product("nt", x, y), 0.0)
         first, second = halves(row[n], size)
         row[n] = joined(first, second + more.reshape(second.shape))
     size *= 2

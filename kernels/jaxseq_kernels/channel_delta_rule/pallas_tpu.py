@@ -21,7 +21,7 @@ def chunk(S, q, k, v, g, beta, *, documents, dot):
   """The rule, of one head."""
   _, sums, read, write, keeps = chunks.shares_by_channel(g, documents, dot)
   beta = chunks.column(beta)
-  (A,), (M,) = chunks.scores([q, k], [k], sums, dot)
+  (A,), (M,) = chunks.scores([q, k], [k], sums, dot, dot.pairs)
   A = chunks.with_own(A, q, k, documents)
   M = jnp.where(documents.mask(own=False), beta * M, 0.0)
   U = beta * (v - dot.fine("nn", k * read, S))

@@ -15,7 +15,7 @@ __all__ = ["chunk"]
 def chunk(S, q, k, v, g, *, documents, dot):
   """The rule, of one head."""
   _, sums, read, write, keeps = chunks.shares_by_channel(g, documents, dot)
-  ((A,),) = chunks.scores([q], [k], sums, dot)
+  ((A,),) = chunks.scores([q], [k], sums, dot, dot)
   A = chunks.with_own(A, q, k, documents)
   o = dot("nn", A, v) + dot("nn", q * read, S)
   return o, keeps * S + dot("tn", k * write, v)

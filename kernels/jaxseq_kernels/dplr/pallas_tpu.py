@@ -21,7 +21,7 @@ def chunk(S, q, k, v, a, b, g, *, documents, dot):
   """The rule, of one head."""
   g, sums, read, write, keeps = chunks.shares_by_channel(g, documents, dot)
   b = b * jnp.exp(-g)  # It reads what its own decay has not yet taken from.
-  (P, O), (M, L) = chunks.scores([q, b], [a, k], sums, dot)
+  (P, O), (M, L) = chunks.scores([q, b], [a, k], sums, dot, dot.pairs)
   P, O = (chunks.with_own(A, q, x, documents) for A, x in ((P, a), (O, k)))
   M, L = (jnp.where(documents.mask(own=False), x, 0.0) for x in (M, L))
   Z = dot("nn", L, v) + dot("nn", b * read, S)
