@@ -19,16 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import cli
+from experiments import bench_kernels, cli
+from experiments.bench_kernels import DTYPE, GATES
 from jaxseq import ops
 
-GATES = {  # By op, the arrays that follow q, k and v.
-  "scalar_decay": ("scalar",),
-  "diagonal_decay": ("diagonal",),
-  "gated_delta_rule": ("scalar", "beta"),
-  "channel_delta_rule": ("diagonal", "beta"),
-  "dplr": ("a", "b", "diagonal"),
-}
+OPS = ("scalar_decay", "diagonal_decay", "gated_delta_rule")
+OPS += ("channel_delta_rule", "dplr")  # Which have kernels of their own.
 INPUTS = {  # How much of a key is its own, what decays are multiplied by, and beta.
   "ordinary": (1.0, 1.0, None),
   "extreme": (1.0, 1.0, None),  # And one decay in 20 is exp(-200).
@@ -36,11 +32,11 @@ INPUTS = {  # How much of a key is its own, what decays are multiplied by, and b
   "alike_fading": (0.5, 0.05, 2.0),
   "alike": (0.5, 0.0005, 2.0),
 }
-OPS = flags.DEFINE_list("ops", list(GATES), "Ops whose kernels are run.")
+# The flags of ops and dtype are those of bench_kernels.
 BACKEND = flags.DEFINE_enum("backend", "gpu", ["gpu", "tpu"], "Whose kernels.")
-DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of q, k, v.")
-KINDS = flags.DEFINE_list("inputs", list(INPUTS), "Kinds of inputs; all but the first "
-                          "two are for ops with a beta.")  # fmt: skip
+KINDS = flags.DEFINE_list(
+  "inputs", list(INPUTS), "Kinds of inputs; those with beta = 2 for ops with a beta."
+)
 DRAWS = flags.DEFINE_integer("draws", 3, "Of each kind.", lower_bound=1)
 TOKENS = flags.DEFINE_integer("tokens", 300, "In a row.", lower_bound=1)
 HEADS = flags.DEFINE_integer("heads", 2, "In a row.", lower_bound=1)
@@ -49,8 +45,9 @@ SCALE = 0.7
 
 
 def main() -> None:
+  names = bench_kernels.OPS.value or OPS
   for kind, given, known in (
-    ("op", OPS.value, GATES),
+    ("op", names, OPS),
     ("inputs", KINDS.value, INPUTS),
   ):
     unknown = sorted(set(given) - set(known))
@@ -64,7 +61,7 @@ def main() -> None:
     f"{BACKEND.value} kernels, {how}, {DTYPE.value}, {size}, {DRAWS.value} draws; "
     "thousandths, the chunked form's in brackets"
   )
-  for op in OPS.value:
+  for op in names:
     for kind in KINDS.value:
       if INPUTS[kind][2] is None or "beta" in GATES[op]:
         print(row(op, kind), flush=True)
@@ -74,9 +71,8 @@ def row(op: str, kind: str) -> str:
   """The errors of an op's kernel on a kind of inputs, and of its chunked form."""
   both = np.array([errors(op, *draw(op, kind, seed)) for seed in range(DRAWS.value)])
   kernel, plain = 1e3 * np.sqrt(np.mean(both**2, axis=0))
-  names = ["o", "S", "dq", "dk", "dv"]
-  names += {"scalar": ["dg"], "diagonal": ["dg"]}.get(GATES[op][0], ["da", "db", "dg"])
-  names += ["dbeta"] * ("beta" in GATES[op])
+  of_gates = dict(scalar="dg", diagonal="dg", beta="dbeta", a="da", b="db")
+  names = ["o", "S", "dq", "dk", "dv", *(of_gates[gate] for gate in GATES[op])]
   cells = (f"{n} {x:.3g} ({y:.3g})" for n, x, y in zip(names, kernel, plain))
   return f"{op:<19} {kind:<13} " + "  ".join(f"{cell:<18}" for cell in cells).rstrip()
 
