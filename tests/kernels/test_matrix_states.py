@@ -42,10 +42,6 @@ def package(op):
   return importlib.import_module(f"jaxseq_kernels.{op}")
 
 
-def forms(op):
-  return importlib.import_module(getattr(ops, op).__module__).IMPLEMENTATIONS
-
-
 def draw(
   op, B=1, T=64, H=1, K=64, V=64, *, stateful=False, packed=False, extreme=False
 ):
@@ -317,8 +313,6 @@ def test_a_gpu_that_is_no_hopper_gets_chunks_and_a_warning():
 @pytest.mark.gpu
 @pytest.mark.skipif(not ON_GPU, reason="needs a Hopper GPU")
 def test_auto_takes_the_kernel_and_it_repeats_bit_by_bit(op):
-  if next(iter(forms(op))) != "pallas_gpu":
-    pytest.skip("auto does not take it yet")
   arrays, _, _, gradients = draw(op, 2, 512, 4, 128, 128, stateful=True)
 
   def run(implementation):
