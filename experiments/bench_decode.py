@@ -11,7 +11,6 @@ the speed of the last row, a loop that scales the states and does nothing else.
 """
 
 import functools
-import inspect
 import statistics
 import time
 
@@ -36,39 +35,39 @@ OPS = (
 def main() -> None:
   with cli.usage_errors():
     names = bench_kernels.OPS.value or OPS
-    if unknown := sorted(set(names) - set(OPS)):
-      raise cli.UsageError(
-        f"no op {', '.join(unknown)} that decodes here; there are {', '.join(OPS)}"
-      )
+    cli.check_known("op", names, OPS, " that decodes here")
     shapes = [bench_kernels.parse(f"T1{name}") for name in bench_kernels.SHAPES.value]
   kind = jax.devices()[0].device_kind
   print(f"{kind}, jax {jax.__version__}, {bench_kernels.DTYPE.value}, float32 states")
-  print(f"{'op':<19} {'by':<16} {'us a token':>22}  of the scale's")
+  print(f"{'op':<19} {'by':<16} {'us a token':>25}  of the scale's")
   for name, sizes in zip(bench_kernels.SHAPES.value, shapes):
-    times = in_turn(
-      {(op, form): decoding(op, form, sizes) for op, form in contenders(names)}
-      | {("any state", "scale"): scaling()},
-      sizes,
-    )
+    B, _, H, K, V = sizes
+    state = jnp.zeros((B, H, K, V))
+    runs = contenders(names, sizes, state) | {("any state", "scale"): scaling()}
+    times = in_turn(runs, state)
     scale = statistics.median(times["any state", "scale"])
     print(name)
-    for (op, who), seconds in times.items():
-      low, *_, high = statistics.quantiles(seconds, n=10)
-      median = statistics.median(seconds)
-      spread = f"{median * 1e6:.1f} ({low * 1e6:.1f}-{high * 1e6:.1f})"
-      print(f"{op:<19} {who:<16} {spread:>22}  {scale / median:.0%}", flush=True)
+    for (op, who), record in times.items():
+      share = f"{scale / statistics.median(record):.0%}"
+      print(
+        f"{op:<19} {who:<16} {bench_kernels.spread(record):>25}  {share}", flush=True
+      )
 
 
-def contenders(names):
-  """Ops and the forms asked for that can decode here."""
+def contenders(names, sizes, state):
+  """By op and form the programs that can run; of others it prints why not."""
+  runs = {}
   for op in names:
-    known = inspect.getmodule(getattr(ops, op)).IMPLEMENTATIONS
     for form in bench_kernels.FORMS.value:
-      reason = dispatch.no_kernels("gpu") if form == dispatch.STEP else None
-      if form not in known or reason is not None:
-        print(f"{op}: {form} cannot: {reason or 'there is none'}")
+      run = decoding(op, form, sizes)
+      try:
+        jax.eval_shape(run, state)
+      except (NotImplementedError, ValueError) as error:
+        reason = str(error).removeprefix(f"{op}: {form} cannot take this call: ")
+        print(f"{op}: {form} cannot: {reason}")
       else:
-        yield op, form
+        runs[op, form] = run
+  return runs
 
 
 def decoding(op, form, sizes):
@@ -87,19 +86,17 @@ def scaling():
   return lambda state: jax.lax.fori_loop(0, TOKENS, lambda _, S: 1.0001 * S, state)
 
 
-def in_turn(runs, sizes) -> dict[tuple[str, str], list[float]]:
-  """Seconds a token of each, measured in turn."""
-  B, _, H, K, V = sizes
+def in_turn(runs, state) -> dict[tuple[str, str], list[float]]:
+  """Microseconds a token of each, measured in turn."""
   runs = {who: jax.jit(run, donate_argnums=0) for who, run in runs.items()}
-  state = jnp.zeros((B, H, K, V))
   times = {who: [] for who in runs}
   for _ in range(1 + bench_kernels.REPEATS.value):  # The first compiles.
     for who, run in runs.items():
       jax.block_until_ready(state)
       start = time.perf_counter()
       state = jax.block_until_ready(run(state))
-      times[who].append((time.perf_counter() - start) / TOKENS)
-  return {who: seconds[1:] for who, seconds in times.items()}
+      times[who].append((time.perf_counter() - start) / TOKENS * 1e6)
+  return {who: record[1:] for who, record in times.items()}
 
 
 if __name__ == "__main__":

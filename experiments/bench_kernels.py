@@ -90,15 +90,8 @@ def main() -> None:
   with cli.usage_errors():
     shapes = {name: parse(name) for name in SHAPES.value}
     names = OPS.value or OPS_KNOWN
-    for kind, given, known in (
-      ("op", names, OPS_KNOWN),
-      ("peer", PEERS.value, PEERS_KNOWN),
-    ):
-      unknown = sorted(set(given) - set(known))
-      if unknown:
-        raise cli.UsageError(
-          f"no {kind} {', '.join(unknown)}; there are {', '.join(known)}"
-        )
+    cli.check_known("op", names, OPS_KNOWN)
+    cli.check_known("peer", PEERS.value, PEERS_KNOWN)
   bandwidth = copy_bandwidth()
   kind = jax.devices()[0].device_kind
   print(
@@ -195,8 +188,8 @@ def compare(name, shape, moved, runs, bandwidth) -> list[dict]:
       ratio = " / ".join(f"{r:.2f}" for r in row["ratio"])
     rows.append(row)
     text = " / ".join(f"{x:.0%}" for x in limit)
-    line = f"{name:<19} {shape:<16} {who:<10} {_spread(both[0]):>21}"
-    print(f"{line} {_spread(both[1]):>21}  {text:<11}  {ratio}", flush=True)
+    line = f"{name:<19} {shape:<16} {who:<10} {spread(both[0]):>21}"
+    print(f"{line} {spread(both[1]):>21}  {text:<11}  {ratio}", flush=True)
   return rows
 
 
@@ -375,7 +368,8 @@ def _first_line(error):
   return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
-def _spread(times):
+def spread(times) -> str:
+  """Their median, and the 10% and 90% quantiles."""
   low, high = np.percentile(times, [10, 90])
   return f"{statistics.median(times):.3f} ({low:.3f}-{high:.3f})"
 

@@ -18,6 +18,7 @@ __all__ = [
   "NO_TPU",
   "WORKDIR",
   "UsageError",
+  "check_known",
   "run",
   "usage_errors",
 ]
@@ -51,6 +52,15 @@ NO_TPU = dict(
 
 class UsageError(Exception):
   """Something the user gave cannot be; its message is one line."""
+
+
+def check_known(kind, given, known, such="") -> None:
+  """Raises a ValueError that names what of the given is not known, and what is."""
+  unknown = sorted(set(given) - set(known))
+  if unknown:
+    raise ValueError(
+      f"no {kind} {', '.join(unknown)}{such}; there are {', '.join(known)}"
+    )
 
 
 @contextlib.contextmanager

@@ -46,15 +46,9 @@ SCALE = 0.7
 
 def main() -> None:
   names = bench_kernels.OPS.value or OPS
-  for kind, given, known in (
-    ("op", names, OPS),
-    ("inputs", KINDS.value, INPUTS),
-  ):
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-      raise cli.UsageError(
-        f"no {kind} {', '.join(unknown)}; there are {', '.join(known)}"
-      )
+  with cli.usage_errors():
+    cli.check_known("op", names, OPS)
+    cli.check_known("inputs", KINDS.value, INPUTS)
   how = "interpreted" if interpreter() else jax.devices()[0].device_kind
   size = f"{TOKENS.value} tokens, {HEADS.value} heads of {WIDTH.value}"
   print(
@@ -92,13 +86,10 @@ def draw(op: str, kind: str, seed: int):
   if kind == "extreme":
     g = np.where(rng.random(g.shape) < 0.05, -200.0, g)
   beta = 1 / (1 + np.exp(-normal()))
+  if strength is not None:
+    beta = np.full_like(beta, strength)
   share = 1 / (1 + np.exp(-normal(K)))
-  gates = dict(
-    scalar=g, diagonal=g, beta=beta if strength is None else strength + 0 * g
-  )
-  if by_channel and strength is not None:
-    gates["beta"] = np.full(g.shape[:3], strength)
-  gates |= dict(a=-k * share, b=k)
+  gates = dict(scalar=g, diagonal=g, beta=beta, a=-k * share, b=k)
   dtype = jnp.dtype(DTYPE.value)
   narrow = lambda name: dtype if name in "ab" else jnp.float32
   args = [jnp.asarray(x, dtype) for x in (q, k, v)]
@@ -129,7 +120,7 @@ def results(run, args, do) -> list[np.ndarray]:
 
   @jax.jit
   def all_of_them(args, do):
-    o, pullback, S = jax.vjp(lambda *x: run(*x), *args, has_aux=True)
+    o, pullback, S = jax.vjp(run, *args, has_aux=True)
     return o, S, *pullback(do.astype(o.dtype))
 
   return [np.asarray(x, np.float64) for x in all_of_them(args, do)]

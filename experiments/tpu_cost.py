@@ -144,14 +144,9 @@ def checked(names, forms, peers, chips) -> list[str]:
   Raises:
     ValueError: If there is no such op, form, peer or chip.
   """
-  for kind, given, known in (
-    ("op", names or (), bench_kernels.OPS_KNOWN),
-    ("peer", peers, PEERS_KNOWN),
-    ("chip", chips, CHIPS_KNOWN),
-  ):
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-      raise ValueError(f"no {kind} {', '.join(unknown)}; there are {', '.join(known)}")
+  cli.check_known("op", names or (), bench_kernels.OPS_KNOWN)
+  cli.check_known("peer", peers, PEERS_KNOWN)
+  cli.check_known("chip", chips, CHIPS_KNOWN)
   for flag in UNUSED:
     if flags.FLAGS[flag].present:
       raise ValueError(f"tpu_cost has no use for --{flag}")

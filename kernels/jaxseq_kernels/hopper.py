@@ -168,6 +168,12 @@ def halves(x, dtype):
   return high.astype(dtype), (x - high).astype(dtype)
 
 
+def stacked(ref):
+  """The places of two halves of a matrix, the second below the first."""
+  rows = ref.shape[0] // 2
+  return [ref.at[pl.ds(part * rows, rows)] for part in range(2)]
+
+
 def iota(shape, axis: int):
   """The index along an axis of a matrix."""
   return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=TILE)

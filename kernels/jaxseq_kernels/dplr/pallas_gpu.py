@@ -98,7 +98,7 @@ def _scan(chunks, v, state, pieces, reads, keep, interpret):
       left, right = [*S_b, x["v"].T], [*_blocks(x["W"]), x["N"].T]
     else:
       U, rest = halves(product(S_b, _blocks(x["W"])) + wide(x["v"].T))
-      X, X_rest = (half.T for half in _halves(x["X"]))
+      X, X_rest = (half.T for half in hopper.stacked(x["X"]))
       left, right = [U, rest, U], [X, X, X_rest]
     Z, rest = halves(product(left, right))
     step.fetch("solve") if both else step.fetch("solve", "values")
@@ -161,7 +161,7 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
 
     if not both:  # The gradient of U, that is of v, takes its place.
       step.wait("solve")
-      X, X_rest = _halves(x["X"])
+      X, X_rest = hopper.stacked(x["X"])
       dZ, rest = halves(product([dZ, rest, dZ], [X, X, X_rest]))
       step.fetch("solve")
       if not ends:
@@ -355,11 +355,6 @@ def _buffer(name, depth, columns):
   size = depth if name in KEYS else CHUNK if name in PAIRS else BLOCK
   rows = 2 * CHUNK if name == "X" else CHUNK
   return hopper.tiles((1, rows, size), bf16, columns)
-
-
-def _halves(X):
-  """The second is below the first."""
-  return X.at[pl.ds(0, CHUNK)], X.at[pl.ds(CHUNK, CHUNK)]
 
 
 def _blocks(ref):

@@ -229,12 +229,7 @@ def prepare(
       for c in range(blocks):
         made.append((times(reads_s[0].at[c]), vectors_of("W", head * 0 + c)))
     else:
-      first, rest = hopper.halves(X, bf16)
-      below = pl.ds(CHUNK, CHUNK)
-      made = [
-        (first, pairs_of("X").at[pl.ds(0, CHUNK)]),
-        (rest, pairs_of("X").at[below]),
-      ]
+      made = list(zip(hopper.halves(X, bf16), hopper.stacked(pairs_of("X"))))
     for slot, (x, to) in enumerate(made):
       plgpu.wait_smem_to_gmem(1, wait_read_only=True)
       send(x, staged[slot % 2], to)

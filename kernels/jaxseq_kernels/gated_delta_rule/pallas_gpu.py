@@ -269,7 +269,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       y = product(S_b, k.T) * hopper.along_cols(-jnp.exp2(G), BLOCK)
       y += hopper.load(v_s.at[slot].T)
       plgpu.barrier_wait(T_arrived)
-      w = _solved(product, y, [T.T for T in _halves(T_s)])
+      w = _solved(product, y, [T.T for T in hopper.stacked(T_s)])
       pl.when(more)(lambda: fetch_T(step + 1))
       if keep:
         v_s.at[slot].T[...] = w.astype(bf16)  # The values are not needed any more.
@@ -414,7 +414,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       dn = product(do, P_s, dn)
       dn *= hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
       plgpu.barrier_wait(T_arrived)
-      T = _halves(T_s)
+      T = hopper.stacked(T_s)
       dv = _solved(product, dn, [*T, T[0]])
       pl.when(step + 1 < count)(lambda: fetch_T(step + 1))
       if not ends:
@@ -581,6 +581,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       plgpu.commit_smem()
       late = product([pairs_q.T, pairs_k.T, finer.T], [q, k, k])
       passed = hopper.sum_of_rows(late * hopper.load(k))
+      # Of blocks that are summed; `own` is of all channels.
       dbeta = jnp.where(jnp.abs(beta_i) < SMALL, written + passed, own / blocks)
       dbeta_ref.at[b, head, block, n][...] = dbeta / beta_i
       dk += late
@@ -655,10 +656,6 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     interpret=interpret or None,
   )
   return run(*arrays)
-
-
-def _halves(T_s):
-  return [T_s.at[pl.ds(part * CHUNK, CHUNK)] for part in range(2)]
 
 
 def _solved(product, x, T):
