@@ -7,10 +7,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from jaxseq_kernels.matrix_states import CHUNK
+
 __all__ = [
   "COLS",
   "ROWS",
   "TILE",
+  "Tokens",
   "Place",
   "along_cols",
   "along_rows",
@@ -62,18 +65,71 @@ def place(chunks: int, pieces: int) -> Place:
   return Place(row, batch, head, block, first, jnp.clip(chunks - first, 0, size))
 
 
-def tiles(shape, dtype, columns: int = 64) -> plgpu.SMEM:
+def tiles(shape, dtype) -> plgpu.SMEM:
   """Shared memory for matrices, in the order that copies and matrix products want.
 
   Args:
     shape: Of the matrices, perhaps several.
     dtype: Of 16 or 32 bits.
-    columns: Of the array that is copied from or to, a multiple of 32.
   """
-  size = jnp.dtype(dtype).itemsize
-  width = 64 if columns % 64 == 0 and size == 2 else 32
-  transforms = (plgpu.TilingTransform((8, width)), plgpu.SwizzleTransform(width * size))
+  tile = (8, 128 // jnp.dtype(dtype).itemsize)
+  transforms = (plgpu.TilingTransform(tile), plgpu.SwizzleTransform(128))
   return plgpu.SMEM(shape, dtype, transforms=transforms)
+
+
+class Tokens:
+  """How chunks of arrays [B, T, H, D] come to shared memory and leave it.
+
+  Copies of tiles, 8 tokens by 64 columns, need whole ones. Else they go by rows, for
+  which a matrix is in parts of 64 columns: tiles of one column are rows one after the
+  other, so that a buffer has a second name, under which that is what it is.
+
+  Attributes:
+    whole: Whether the arrays have whole tiles.
+    width: Columns of the parts of all that a deep buffer has.
+    parts: Where they are, slices.
+  """
+
+  def __init__(self, *arrays, depth: int, interpret=False):
+    """For arrays, or None, and deep buffers of so many columns."""
+    sizes = [(x.shape[1], x.shape[-1]) for x in arrays if x is not None]
+    self.whole = all(T % 8 == 0 and D % 64 == 0 for T, D in sizes)
+    self.width = depth if self.whole else 64
+    self.parts = [pl.ds(start, self.width) for start in range(0, depth, self.width)]
+    self._named_once = self.whole or interpret  # Which copies what it is told to.
+
+  def names_of(self, *shape: int) -> list:
+    """What a buffer, of 64 columns or of `width`, is declared as under each name."""
+    swizzle = plgpu.SwizzleTransform(128)
+    as_rows = plgpu.SMEM(shape, jnp.bfloat16, transforms=[swizzle])
+    return [tiles(shape, jnp.bfloat16), *([] if self._named_once else [as_rows])]
+
+  def buffer(self, *shape: int):
+    """Shared memory under its names."""
+    names = self.names_of(*shape)
+    return names[0] if self._named_once else plgpu.RefUnion(*names)
+
+  def deep(self, stages: int):
+    """For all columns of chunks, [stages parts, CHUNK, width]."""
+    return self.buffer(stages * len(self.parts), CHUNK, self.width)
+
+  def names(self, *buffers):
+    """Of buffers in a kernel, each as products read it, then each as it is copied."""
+    if self._named_once:
+      return buffers, buffers
+    return zip(*((None, None) if x is None else x for x in buffers))
+
+  def fetch(self, ref, copied, stage, barrier):
+    """All columns of a chunk to a deep buffer; beyond the array's end they are 0."""
+    zero = jax.lax.axis_index("head") * 0  # Unknown to what would forbid that.
+    for part, to in zip(self.parts, self.at(copied, stage)):
+      here = ref.at[:, pl.ds(zero + part.start, part.size)]
+      plgpu.copy_gmem_to_smem(here, to, barrier)
+
+  def at(self, buffer, stage) -> list:
+    """The parts of a deep buffer."""
+    count = len(self.parts)
+    return [buffer.at[stage * count + part] for part in range(count)]
 
 
 def with_end(x):

@@ -73,14 +73,13 @@ def _scan(q, k, v, g, state, starts, scale, backend, interpret):
   N = -(-T // CHUNK)
   docs = matrix_states.documents(starts, B, T)
   # Zeros at the end do as little as tokens that are not there.
-  K_up, V_up = max(64, up(K, 32)), up(V, 64)
-  q, k, g = (pad(x, B, up(T, 8), H, K_up) for x in (q, k, g))
-  v = pad(v, B, up(T, 8), H, V_up)
+  q, k, v = (pad(x, B, T, H, up(x.shape[-1], 8)) for x in (q, k, v))
+  g = pad(g, B, up(T, 8), H, max(64, up(K, 32)))
   if state is not None:
-    state = pad(state.swapaxes(2, 3), B, H, V_up, up(K, 64))
-  pieces = matrix_states.count_pieces(B * H * (V_up // 64), N)
+    state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
+  pieces = matrix_states.count_pieces(B * H * (up(V, 64) // 64), N)
   o, last = vjp.scan(q, k, v, g, docs, state, scale, pieces, interpret)
-  return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
+  return o[..., :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
 
 def refusal(

@@ -40,7 +40,7 @@ from jaxseq_kernels.hopper_decays import (
   total_of,
   wide,
 )
-from jaxseq_kernels.matrix_states import CHUNK
+from jaxseq_kernels.matrix_states import CHUNK, up
 
 __all__ = ["BLOCK", "ends", "gradients", "scan", "scores"]
 
@@ -59,10 +59,11 @@ def scores(q, k, g, docs, *, interpret=False):
   B, _, H, K = k.shape
   N = docs.shape[1]
   bf16 = jnp.bfloat16
+  tokens = hopper.Tokens(q, k, depth=BLOCK, interpret=interpret)
 
-  def program(
-    q_ref, k_ref, g_ref, docs_ref, A_ref, q_s, k_s, g_s, gates_s, A_s, zero_s, arrived
-  ):
+  def program(q_ref, k_ref, g_ref, docs_ref, A_ref, *refs):
+    (q_s, k_s), (q_copied, k_copied) = tokens.names(*refs[:2])
+    g_s, gates_s, A_s, zero_s, arrived = refs[2:]
     maths = Maths(hopper.plain_product if interpret else hopper.product, zero_s)
     b, head, n = (jax.lax.axis_index(name) for name in ("batch", "head", "chunk"))
 
@@ -70,7 +71,7 @@ def scores(q, k, g, docs, *, interpret=False):
       A, self_score = carry
       # What is beyond the array's end arrives as 0.
       here = b, pl.ds(n * CHUNK, CHUNK), head, pl.ds(c * BLOCK, BLOCK)
-      for ref, to in ((q_ref, q_s), (k_ref, k_s), (g_ref, g_s)):
+      for ref, to in ((q_ref, q_copied), (k_ref, k_copied), (g_ref, g_s)):
         plgpu.copy_gmem_to_smem(ref.at[here], to, arrived)
       plgpu.barrier_wait(arrived)
       gates_s[...] = maths.gates(g_s)
@@ -95,9 +96,9 @@ def scores(q, k, g, docs, *, interpret=False):
     grid=(B, H, N),
     grid_names=("batch", "head", "chunk"),
     scratch_types=[
-      hopper.tiles((CHUNK, BLOCK), bf16, K),
-      hopper.tiles((CHUNK, BLOCK), bf16, K),
-      hopper.tiles((CHUNK, BLOCK), jnp.float32, K),
+      tokens.buffer(CHUNK, BLOCK),
+      tokens.buffer(CHUNK, BLOCK),
+      hopper.tiles((CHUNK, BLOCK), jnp.float32),
       hopper.tiles((CHUNK, BLOCK), jnp.float16),
       hopper.tiles((CHUNK, CHUNK), bf16),
       plgpu.SMEM((CHUNK,), jnp.int32),
@@ -116,15 +117,16 @@ def scan(
   """Outputs and last states.
 
   Args:
-    q: [B, T, H, K] bfloat16; T a multiple of 8, K of 32 and at least 64.
+    q: [B, T, H, K] bfloat16, K and V multiples of 8.
     k: [B, T, H, K].
-    v: [B, T, H, V]; V a multiple of 64.
-    g: [B, T, H, K] float32, natural logarithms of decays.
+    v: [B, T, H, V].
+    g: [B, T', H, K''] float32, natural logarithms of decays; T' is T padded with zeros
+      to a multiple of 8, K'' K to one of 32 and at least 64.
     docs: [B, N, 2, CHUNK] float32, how many documents have started in the chunk up to
       and with a token; twice, as no buffer can be read in two layouts of registers.
       N = ceil(T / CHUNK).
-    state: [B P, H, V, K'] float32 before each of P pieces, K' being K padded to a
-      multiple of 64. Or None, for one piece and zeros.
+    state: [B P, H, V', K'] float32 before each of P pieces, V' and K' being V and K
+      padded to multiples of 64. Or None, for one piece and zeros.
     scores: Of q and k.
     scale: Of the outputs.
     reverse: Go from the last token to the first, each reading itself and those after
@@ -133,7 +135,7 @@ def scan(
 
   Returns:
     o [B, T, H, V] bfloat16 and the states after each piece as those before. If `keep`,
-    also [B, H, N, V, K'] bfloat16, the states before each chunk (after it, if in
+    also [B, H, N, V', K'] bfloat16, the states before each chunk (after it, if in
     reverse).
   """
   return _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, None)
@@ -152,9 +154,10 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
   B, T, H, K = k.shape
   V, N = v.shape[-1], docs.shape[1]
   P = pieces or (1 if state is None else state.shape[0] // B)
-  blocks = -(-K // BLOCK)
+  blocks, width = -(-K // BLOCK), up(V, BLOCK)
   bf16, f32 = jnp.bfloat16, jnp.float32
   reads = q is not None
+  tokens = hopper.Tokens(q, k, v, depth=BLOCK, interpret=interpret)
 
   def program(*refs):
     refs = iter(refs)
@@ -163,8 +166,9 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
     state_ref, scores_ref = take(state is not None), take(reads)
     o_ref, last_ref, totals_ref = take(reads), take(), take(not reads)
     kept_ref = take(keep)
-    q_s, k_s, g_s, v_s, A_s, gates_s, work_s, out_s, zero_s, *barriers = refs
-    arrived, v_arrived = barriers
+    g_s, A_s, gates_s, work_s, zero_s, arrived, v_arrived, *named = refs
+    (q_s, k_s, v_s, out_s), copied = tokens.names(*named)
+    q_copied, k_copied, v_copied, out_copied = copied
     maths = Maths(hopper.plain_product if interpret else hopper.product, zero_s)
     product = maths.product
 
@@ -186,7 +190,7 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
       @pl.when(step < count)
       def _():
         rows, slot = place(step)[1], slot_of(step, c)
-        for ref, buffer in ((q_ref, q_s), (k_ref, k_s), (g_ref, g_s)):
+        for ref, buffer in ((q_ref, q_copied), (k_ref, k_copied), (g_ref, g_s)):
           if ref is not None:
             here = ref.at[b, rows, head, channels[c]]
             plgpu.copy_gmem_to_smem(here, buffer.at[slot], arrived.at[slot])
@@ -195,7 +199,8 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
       @pl.when(step < count)
       def _():
         n, rows = place(step)
-        plgpu.copy_gmem_to_smem(v_ref.at[b, rows, head, columns], v_s, v_arrived)
+        here = v_ref.at[b, rows, head, columns]
+        plgpu.copy_gmem_to_smem(here, v_copied, v_arrived)
         if reads:
           plgpu.copy_gmem_to_smem(scores_ref.at[b, head, n], A_s, v_arrived)
 
@@ -222,7 +227,7 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
         plgpu.commit_smem()
         if keep:
           to = kept_ref.at[b, head, n, columns, channels[c]]
-          plgpu.copy_smem_to_gmem(out_s, to)
+          plgpu.copy_smem_to_gmem(out_copied, to)
         if reads:
           near = wide(q_s.at[slot]) * jnp.exp2(maths.outward(gates_s, reverse))
           o = product(near.astype(bf16), out_s.T, o)
@@ -243,7 +248,7 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
       plgpu.commit_smem()  # Also waits until no warp needs the values any more.
       fetch_v(step + 1)
       if reads:
-        plgpu.copy_smem_to_gmem(out_s, o_ref.at[b, rows, head, columns])
+        plgpu.copy_smem_to_gmem(out_copied, o_ref.at[b, rows, head, columns])
       return tuple(states), tuple(totals)
 
     states = [hopper.zeros((BLOCK, BLOCK))] * blocks
@@ -259,31 +264,31 @@ def _walk(q, k, v, g, docs, state, scores, scale, reverse, keep, interpret, piec
         totals_ref.at[batch, head, at][...] = totals[c]
     plgpu.wait_smem_to_gmem(0)
 
-  of_keys = lambda dtype: hopper.tiles((STAGES, CHUNK, BLOCK), dtype, K)
-  out_type = [jax.ShapeDtypeStruct((B * P, H, V, blocks * BLOCK), f32)]
+  of_keys = tokens.buffer(STAGES, CHUNK, BLOCK)
+  out_type = [jax.ShapeDtypeStruct((B * P, H, width, blocks * BLOCK), f32)]
   if not reads:
     out_type.append(jax.ShapeDtypeStruct((B * P, H, blocks * BLOCK), f32))
   else:
     out_type.insert(0, jax.ShapeDtypeStruct((B, T, H, V), bf16))
   if keep:
-    out_type.append(jax.ShapeDtypeStruct((B, H, N, V, blocks * BLOCK), bf16))
+    out_type.append(jax.ShapeDtypeStruct((B, H, N, width, blocks * BLOCK), bf16))
   run = plgpu.kernel(
     program,
     out_type=out_type,
-    grid=(B * P, H, V // BLOCK),
+    grid=(B * P, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      of_keys(bf16) if reads else None,
-      of_keys(bf16),
-      of_keys(f32),
-      hopper.tiles((CHUNK, BLOCK), bf16),
+      hopper.tiles((STAGES, CHUNK, BLOCK), f32),
       hopper.tiles((CHUNK, CHUNK), bf16) if reads else None,
       hopper.tiles((CHUNK, BLOCK), jnp.float16),
       hopper.tiles((CHUNK, BLOCK), bf16),
-      hopper.tiles((CHUNK, BLOCK), bf16) if reads else None,
       plgpu.SMEM((CHUNK,), jnp.int32),
       plgpu.Barrier(num_arrivals=3 if reads else 2, num_barriers=STAGES),
       plgpu.Barrier(num_arrivals=2 if reads else 1),
+      of_keys if reads else None,
+      of_keys,
+      tokens.buffer(CHUNK, BLOCK),
+      tokens.buffer(CHUNK, BLOCK) if reads else None,
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name=f"diagonal_decay_{'scan' if reads else 'ends'}",
@@ -302,36 +307,39 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     do: [B, T, H, V] bfloat16.
     g: ...
     docs: ...
-    before: [B, H, N, V, K'] bfloat16, the state before each chunk.
+    before: [B, H, N, V', K'] bfloat16, the state before each chunk.
     after: The gradient of that after it, divided by the scale.
     scale: Of o.
 
   Returns:
-    dq and dk in bfloat16 and dg in float32, [B, T, H, K].
+    dq and dk in bfloat16 and dg in float32, as q, k and g.
   """
   B, T, H, K = q.shape
-  V, N = v.shape[-1], docs.shape[1]
+  N, depth = docs.shape[1], up(v.shape[-1], BLOCK)
   blocks = -(-K // BLOCK)
   bf16, f32 = jnp.bfloat16, jnp.float32
+  tokens = hopper.Tokens(q, k, v, depth=depth, interpret=interpret)
 
   def program(*refs):
     q_ref, k_ref, v_ref, do_ref, g_ref, docs_ref, before_ref, after_ref = refs[:8]
     dq_ref, dk_ref, dg_ref = refs[8:11]
-    q_s, k_s, v_s, do_s, g_s, before_s, after_s, gates_s, zero_s, *arrived = refs[11:]
+    named, copied = tokens.names(*refs[11:15])
+    (q_s, k_s, *values_s), (q_copied, k_copied, v_copied, do_copied) = named, copied
+    g_s, before_s, after_s, gates_s, zero_s, *arrived = refs[15:]
     maths = Maths(hopper.plain_product if interpret else hopper.product, zero_s)
     product = maths.product
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     block = jax.lax.axis_index("block")
     b, n = jax.lax.div(batch, N), jax.lax.rem(batch, N)
     rows, channels = pl.ds(n * CHUNK, CHUNK), pl.ds(block * BLOCK, BLOCK)
-    values = pl.ds(block * 0, V)
-    for ref, to in ((g_ref, g_s), (q_ref, q_s), (k_ref, k_s)):
+    for ref, to in ((g_ref, g_s), (q_ref, q_copied), (k_ref, k_copied)):
       plgpu.copy_gmem_to_smem(ref.at[b, rows, head, channels], to, arrived[0])
-    for ref, to in ((v_ref, v_s), (do_ref, do_s)):
-      plgpu.copy_gmem_to_smem(ref.at[b, rows, head, values], to, arrived[1])
+    for ref, to in ((v_ref, v_copied), (do_ref, do_copied)):
+      tokens.fetch(ref.at[b, rows, head], to, 0, arrived[1])
     for ref, to in ((before_ref, before_s), (after_ref, after_s)):
-      here = ref.at[b, head, n, values, channels]
-      plgpu.copy_gmem_to_smem(here, to.at[pl.ds(0, V)], arrived[2])
+      here = ref.at[b, head, n, :, channels]
+      plgpu.copy_gmem_to_smem(here, to.at[pl.ds(0, depth)], arrived[2])
+    v, do = (tokens.at(x, 0) for x in values_s)
     forwards, backwards = (Documents(docs_ref.at[b, n], way) for way in (False, True))
 
     plgpu.barrier_wait(arrived[0])
@@ -343,14 +351,16 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
 
     plgpu.barrier_wait(arrived[2])
     z = 0.0
-    for d in range(V // BLOCK):
+    for d in range(depth // BLOCK):
       part = pl.ds(d * BLOCK, BLOCK)
       z += wide(before_s.at[part]) * wide(after_s.at[part])
     z = hopper.sum_of_cols(z) * total
 
     plgpu.barrier_wait(arrived[1])
-    dq = product(do_s, before_s.at[pl.ds(0, V)])
-    dk = product(v_s, after_s.at[pl.ds(0, V)])
+    dq, dk = (
+      product(x, [states.at[at] for at in tokens.parts])
+      for x, states in ((do, before_s), (v, after_s))
+    )
     # Where the states were is now room for others.
     (P_s, qs), (Pt_s, ks) = (
       (x.at[pl.ds(0, CHUNK)], x.at[pl.ds(CHUNK, CHUNK)]) for x in (before_s, after_s)
@@ -370,10 +380,11 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     dg += back(k() * dk, (0, maths.rows))
 
     # Scores of outputs' gradients and values, and transposed.
-    P = jnp.where(forwards.same(), product(do_s, v_s.T), 0.0)
+    turned = lambda x: [part.T for part in x]
+    P = jnp.where(forwards.same(), product(do, turned(v)), 0.0)
     P_s[...] = P.astype(bf16)
     P_self = hopper.along_rows(hopper.sum_of_rows(maths.diagonal(P)), BLOCK)
-    Pt = jnp.where(forwards.same(), product(v_s, do_s.T), 0.0)
+    Pt = jnp.where(forwards.same(), product(v, turned(do)), 0.0)
     Pt_s[...] = Pt.astype(bf16)
     plgpu.commit_smem()
     dq += P_self * k()
@@ -405,25 +416,23 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     k_s[...] = (dk * scale).astype(bf16)
     g_s[...] = dg * scale
     plgpu.commit_smem()
-    for ref, x in ((dq_ref, q_s), (dk_ref, k_s), (dg_ref, g_s)):
+    for ref, x in ((dq_ref, q_copied), (dk_ref, k_copied), (dg_ref, g_s)):
       plgpu.copy_smem_to_gmem(x, ref.at[b, rows, head, channels])
     plgpu.wait_smem_to_gmem(0)
 
-  of_keys, of_values = (
-    hopper.tiles((CHUNK, BLOCK), bf16, K),
-    hopper.tiles((CHUNK, V), bf16),
-  )
-  states = hopper.tiles((max(V, 2 * CHUNK), BLOCK), bf16)
+  states = hopper.tiles((max(depth, 2 * CHUNK), BLOCK), bf16)
   run = plgpu.kernel(
     program,
     out_type=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, g)],
     grid=(B * N, H, blocks),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      *(of_keys, of_keys, of_values, of_values, hopper.tiles((CHUNK, BLOCK), f32, K)),
+      *[tokens.buffer(CHUNK, BLOCK)] * 2,
+      *[tokens.deep(1)] * 2,
+      hopper.tiles((CHUNK, BLOCK), f32),
       *(states, states, hopper.tiles((CHUNK, BLOCK), jnp.float16)),
       plgpu.SMEM((CHUNK,), jnp.int32),
-      *(plgpu.Barrier(num_arrivals=count) for count in (3, 2, 2)),
+      *(plgpu.Barrier(num_arrivals=n) for n in (3, 2 * len(tokens.parts), 2)),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name="diagonal_decay_gradients",

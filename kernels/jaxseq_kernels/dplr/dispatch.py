@@ -54,25 +54,21 @@ def by_chunk(q, k, v, b, a, g, beta, state, starts, valid, scale, interpret):
   V = v.shape[-1]
   N = -(-T // CHUNK)
   # What is not there, and zeros at the end, neither reads nor writes nor decays.
-  K_up, V_up = max(64, up(K, 32)), up(V, 64)
-
-  def keys(x):
-    if x is not None and valid is not None:
-      x = jnp.where(valid[..., None, None], x, 0)
-    return None if x is None else pad(x, B, up(T, 8), H, K_up)
-
-  q, k, b, a, g = map(keys, (q, k, b, a, g.astype(jnp.float32)))
-  v = pad(v, B, up(T, 8), H, V_up)
+  there = lambda x: x if valid is None else jnp.where(valid[..., None, None], x, 0)
+  keys = lambda x: None if x is None else pad(there(x), B, T, H, up(K, 8))
+  q, k, b, a = map(keys, (q, k, b, a))
+  g = pad(there(g.astype(jnp.float32)), B, up(T, 8), H, max(64, up(K, 32)))
+  v = pad(v, B, T, H, up(V, 8))
   if beta is not None:
     beta = beta.astype(jnp.float32)
     beta = beta if valid is None else jnp.where(valid[..., None], beta, 0)
     beta = matrix_states.in_chunks(beta)
   docs = matrix_states.documents(starts, B, T)
   if state is not None:
-    state = pad(state.swapaxes(2, 3), B, H, V_up, up(K, 64))
-  pieces = matrix_states.count_pieces(B * H * (V_up // 64), N)
+    state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
+  pieces = matrix_states.count_pieces(B * H * (up(V, 64) // 64), N)
   o, last = vjp.scan(q, k, v, g, docs, b, a, beta, state, scale, pieces, interpret)
-  return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
+  return o[..., :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
 
 def refusal(

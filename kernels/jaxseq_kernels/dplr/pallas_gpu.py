@@ -42,7 +42,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jaxseq_kernels import hopper
 from jaxseq_kernels.hopper_decays import wide
-from jaxseq_kernels.matrix_states import CHUNK
+from jaxseq_kernels.matrix_states import CHUNK, up
 
 __all__ = ["BLOCK", "maps", "reverse", "scan"]
 
@@ -61,14 +61,14 @@ def scan(chunks, v, state, *, keep=False, interpret=False):
 
   Args:
     chunks: From `pallas_gpu_chunks.prepare`.
-    v: [B, T, H, V] bfloat16, T a multiple of 8 and V of 64.
-    state: [B P, H, V, K'] float32 before each of P pieces, K' being K padded to a
-      multiple of 64. Or None, for one piece and zeros.
+    v: [B, T, H, V] bfloat16, V a multiple of 8.
+    state: [B P, H, V', K'] float32 before each of P pieces, V' and K' being V and K
+      padded to multiples of 64. Or None, for one piece and zeros.
     keep: Whether to return what the gradients need.
 
   Returns:
     o [B, T, H, V] bfloat16 and the states after each piece, as those before. Then, if
-    kept, the states before each chunk, [B, H, N, V, K'], and Z as v, bfloat16.
+    kept, the states before each chunk, [B, H, N, V', K'], and Z as v, bfloat16.
   """
   outs = _scan(chunks, v, state, 1, True, keep, interpret)
   return tuple(outs[name] for name in ("o", "last", "S", "Z") if name in outs)
@@ -78,12 +78,13 @@ def maps(chunks, v, *, pieces, interpret=False):
   """What several pieces make of a state: S' = M S + W.
 
   Returns:
-    W [B, P, H, V, K'] and M [B, P, H, K', K'], both transposed.
+    W [B, P, H, V', K'] and M [B, P, H, K', K'], both transposed.
   """
   ended = hopper.with_end(v)
   last = _scan(chunks, ended, None, pieces, False, False, interpret)["last"]
   last = last.reshape(-1, pieces, *last.shape[1:])
-  return last[..., : v.shape[-1], :], last[..., ended.shape[-1] :, :]
+  width, identity = (up(x.shape[-1], BLOCK) for x in (v, ended))
+  return last[..., :width, :], last[..., identity:, :]
 
 
 def _scan(chunks, v, state, pieces, reads, keep, interpret):
@@ -145,7 +146,7 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
 
   Returns:
     The gradients of the states before each piece, as those after it; dv, as do; those
-    of the states after each chunk, Y, [B, H, N, V, K'] bfloat16; and dZ, as do, if it
+    of the states after each chunk, Y, [B, H, N, V', K'] bfloat16; and dZ, as do, if it
     is more than another form of dv: if there is an R.
   """
   both, ends = chunks.R is not None, pieces is not None
@@ -236,10 +237,15 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
   outs = _outs(arrays, sent, state, pieces, kind == "maps")
   B, N = ins["D"].shape[0], ins["D"].shape[2]
   BP, H, width, depth = outs["last"].shape
-  columns = arrays["A"].shape[-1]
+  values = arrays["do" if backwards else "v"]
+  tokens = hopper.Tokens(values, depth=BLOCK, interpret=interpret)
   product = hopper.plain_product if interpret else hopper.product
 
-  def program(*refs, x, y, arrived):
+  def program(*refs, x, x_values, y, arrived):
+    x_values, values_copied = tokens.names(x_values)
+    (y,), (y_copied,) = tokens.names(y)
+    x = x | dict(zip(groups["values"], x_values))
+    copied = x | dict(zip(groups["values"], values_copied))
     state_ref = None if state is None else refs[0]
     ref = dict(zip((*ins, *outs), refs[state is not None :], strict=True))
     place = hopper.place(N, BP // B)
@@ -262,7 +268,7 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
         for group in names:
           for name in groups[group]:
             here = ref[name].at[at(name, number(i))]
-            plgpu.copy_gmem_to_smem(here, x[name].at[0], arrived[group])
+            plgpu.copy_gmem_to_smem(here, copied[name].at[0], arrived[group])
 
     def wait(*names):
       for group in names:
@@ -278,7 +284,7 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
       if name in sent:
         for c in blocks:
           here = *at(name, number(i)), pl.ds(c * BLOCK, BLOCK)
-          plgpu.copy_smem_to_gmem(y.at[c], ref[name].at[here])
+          plgpu.copy_smem_to_gmem(y_copied.at[c], ref[name].at[here])
       return [y.at[c] for c in blocks]
 
     def send(i, **arrays):
@@ -287,7 +293,7 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
         y.at[c].T[...] = array
       plgpu.commit_smem()
       for c, name in enumerate(arrays):
-        plgpu.copy_smem_to_gmem(y.at[c], ref[name].at[at(name, number(i))])
+        plgpu.copy_smem_to_gmem(y_copied.at[c], ref[name].at[at(name, number(i))])
 
     def kept(i):
       D = ref["D"].at[at("D", number(i))]
@@ -322,9 +328,9 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
     grid=(BP, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=dict(
-      # A product wants its operands in tiles of one width.
-      x={name: _buffer(name, depth, columns) for name in staged},
-      y=hopper.tiles((max(2, depth // BLOCK), CHUNK, BLOCK), bf16, columns),
+      x={name: _buffer(name, depth) for name in staged if name in (*KEYS, *PAIRS)},
+      x_values=tokens.buffer(1, CHUNK, BLOCK),
+      y=tokens.buffer(max(2, depth // BLOCK), CHUNK, BLOCK),
       arrived={
         group: plgpu.Barrier(num_arrivals=len(names)) for group, names in groups.items()
       },
@@ -341,7 +347,7 @@ def _outs(arrays, sent, state, pieces, identity):
   """The types of what a walk returns."""
   values = arrays["do" if "do" in arrays else "v"]
   B, H, N, depth = arrays["D"].shape
-  V = values.shape[-1]
+  V = up(values.shape[-1], BLOCK)
   last = (B * pieces, H, V + depth if identity else V, depth)
   last = last if state is None else state.shape
   by_chunk = jax.ShapeDtypeStruct((B, H, N, V, depth), bf16)
@@ -350,11 +356,10 @@ def _outs(arrays, sent, state, pieces, identity):
   return dict(last=jax.ShapeDtypeStruct(last, f32)) | outs
 
 
-def _buffer(name, depth, columns):
-  """Shared memory for an array's chunk; see `hopper.tiles` for columns."""
-  size = depth if name in KEYS else CHUNK if name in PAIRS else BLOCK
+def _buffer(name, depth):
+  """Shared memory for a chunk of an array of keys or pairs."""
   rows = 2 * CHUNK if name == "X" else CHUNK
-  return hopper.tiles((1, rows, size), bf16, columns)
+  return hopper.tiles((1, rows, depth if name in KEYS else CHUNK), bf16)
 
 
 def _blocks(ref):

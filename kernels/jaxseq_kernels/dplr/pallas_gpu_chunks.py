@@ -67,7 +67,7 @@ from jaxseq_kernels.hopper_decays import (
   total_of,
   wide,
 )
-from jaxseq_kernels.matrix_states import CHUNK
+from jaxseq_kernels.matrix_states import CHUNK, up
 
 __all__ = ["Chunks", "gradients", "prepare"]
 
@@ -78,13 +78,13 @@ class Chunks(NamedTuple):
   """Each chunk as a map of the state before it; in bfloat16 but for D.
 
   Attributes:
-    Q: [B, T, H, K].
-    W: [B, T, H, K].
-    A: [B, T, H, K].
-    D: [B, H, N, K'] float32, K' being K padded to a multiple of 64.
+    Q: [B, T', H, K'], T being padded to a multiple of 8 and K to one of 64.
+    W: [B, T', H, K'].
+    A: [B, T', H, K'].
+    D: [B, H, N, K'] float32.
     P: [B, H, N, CHUNK, CHUNK].
     X: [B, H, N, CHUNK, CHUNK], in KDA [B, H, N, 2 CHUNK, CHUNK]: two halves.
-    R: [B, T, H, K], of `dplr`, as the others.
+    R: [B, T', H, K'], of `dplr`, as the others.
     O: [B, H, N, CHUNK, CHUNK].
     N: [B, H, N, CHUNK, CHUNK].
   """
@@ -106,9 +106,10 @@ def prepare(
   """What the scans need of each chunk.
 
   Args:
-    q: [B, T, H, K] bfloat16; T a multiple of 8, K of 32 and at least 64.
+    q: [B, T, H, K] bfloat16, K a multiple of 8.
     k: [B, T, H, K].
-    g: [B, T, H, K] float32, natural logarithms of decays.
+    g: [B, T', H, K''] float32, natural logarithms of decays; T' is T padded with zeros
+      to a multiple of 8, K'' K to one of 32 and at least 64.
     docs: [B, N, 2, CHUNK] float32, how many documents have started in the chunk up to
       and with a token; twice, as no buffer can be read in two layouts of registers.
       N = ceil(T / CHUNK).
@@ -122,7 +123,7 @@ def prepare(
   N, blocks, general = docs.shape[1], -(-K // BLOCK), beta is None
   arrays = dict(q=q, k=k, b=b, a=a, g=g, docs=docs, beta=_twice(beta))
   arrays = {name: x for name, x in arrays.items() if x is not None}
-  vectors = jax.ShapeDtypeStruct(q.shape, bf16)
+  vectors = jax.ShapeDtypeStruct((B, up(T, 8), H, blocks * BLOCK), bf16)
   pairs = jax.ShapeDtypeStruct((B, H, N, CHUNK, CHUNK), bf16)
   outs = dict(Q=vectors, W=vectors, A=vectors, P=pairs)
   outs["D"] = jax.ShapeDtypeStruct((B, H, N, blocks * BLOCK), f32)
@@ -132,10 +133,12 @@ def prepare(
     outs["X"] = jax.ShapeDtypeStruct((B, H, N, 2 * CHUNK, CHUNK), bf16)
   names = [*arrays, *outs]
   product = hopper.plain_product if interpret else hopper.product
+  tokens = hopper.Tokens(q, k, depth=BLOCK, interpret=interpret)
 
   def program(*refs, given, gates_s, staged, reads_s, zero_s, arrived):
     ref = dict(zip(names, refs, strict=True))
-    (q_s, k_s, g_s, *others), (M_s, X_s) = given
+    *named, (M_s, X_s) = given
+    (q_s, k_s, g_s, *others), copied = named[0], named[-1]
     b_s, a_s = others or (k_s, k_s)
     maths = Maths(product, zero_s)
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
@@ -178,9 +181,8 @@ def prepare(
     def add(c, carry):
       sums, self_a, self_k = carry
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      for name, buffer in dict(q=q_s, k=k_s, g=g_s, b=b_s, a=a_s).items():
-        if name in arrays:
-          plgpu.copy_gmem_to_smem(vectors_of(name, c), buffer, arrived)
+      for name, buffer in zip(("q", "k", "g", "b", "a"), copied):
+        plgpu.copy_gmem_to_smem(vectors_of(name, c), buffer, arrived)
       plgpu.barrier_wait(arrived)
       gates = maths.gates(g_s)
       gates_s[...] = gates
@@ -235,7 +237,7 @@ def prepare(
       send(x, staged[slot % 2], to)
     plgpu.wait_smem_to_gmem(0)
 
-  tile = hopper.tiles((CHUNK, BLOCK), bf16, K)
+  tile = hopper.tiles((CHUNK, BLOCK), bf16)
   run = plgpu.kernel(
     program,
     out_type=list(outs.values()),
@@ -243,7 +245,10 @@ def prepare(
     grid_names=("batch", "head"),
     scratch_types=dict(
       given=plgpu.RefUnion(
-        [tile, tile, hopper.tiles((CHUNK, BLOCK), f32, K), *[tile] * (2 * general)],
+        *(
+          [vector, vector, hopper.tiles((CHUNK, BLOCK), f32), *[vector] * (2 * general)]
+          for vector in tokens.names_of(CHUNK, BLOCK)
+        ),
         [
           plgpu.SMEM((CHUNK, hopper_triangular.ROW), f32),
           plgpu.SMEM((CHUNK, CHUNK), f32),
@@ -328,12 +333,12 @@ def gradients(
   Args:
     q: As k, g, docs, b, a, beta, scale and interpret, of `prepare`.
     k: ...
-    v: [B, T, H, V] bfloat16, V a multiple of 64. None for KDA.
+    v: [B, T, H, V] bfloat16, V a multiple of 8. None for KDA.
     do: [B, T, H, V].
     g: ...
     docs: ...
     X: Of `Chunks`; KDA needs none.
-    S: [B, H, N, V, K'] bfloat16, the state before each chunk, transposed.
+    S: [B, H, N, V', K'] bfloat16, the state before each chunk, transposed.
     Y: The gradient of that after it.
     Z: [B, T, H, V].
     dZ: [B, T, H, V]; for KDA dv, which is X^T dZ.
@@ -344,12 +349,14 @@ def gradients(
     interpret: ...
 
   Returns:
-    dq, dk, dg, db and da: [B, T, H, K] in bfloat16, dg in float32. None for what is
-    not there. beta's is that of the values, and made of it elsewhere.
+    dq, dk, dg, db and da: [B, T, H, K] in bfloat16, dg in float32, as g. None for what
+    is not there. beta's is that of the values, and made of it elsewhere.
   """
   B, T, H, K = q.shape
   V, N, blocks, general = do.shape[-1], docs.shape[1], -(-K // BLOCK), beta is None
   product = hopper.plain_product if interpret else hopper.product
+  tokens = hopper.Tokens(q, k, do, depth=BLOCK, interpret=interpret)
+  parts = -(-V // BLOCK)
   X = X if general else None
   pairs, f = _meet(v, do, docs, X, Z, dZ, scale=scale, interpret=interpret)
   vectors = dict(q=q, k=k, g=g) | (dict(b=b, a=a) if general else {})
@@ -363,10 +370,16 @@ def gradients(
     arrays["beta"] = beta
   names, count = [*arrays, *outs], pairs.shape[3]
 
-  def program(*refs, given, tiles, gates_s, zero_s, barriers):
+  def program(*refs, given, g_s, tiles, gates_s, zero_s, barriers):
     ref = dict(zip(names, refs, strict=True))
-    of_vectors = dict(zip(vectors, given))
-    of_values = dict(zip([*values, *states], tiles))
+    of_vectors, vectors_copied = (
+      dict(zip(vectors, (*named[:2], g_s, *named[2:])))
+      for named in tokens.names(*given)
+    )
+    tiles, tiles_copied = tokens.names(*tiles)
+    of_values, values_copied = (
+      dict(zip([*values, *states], named)) for named in (tiles, tiles_copied)
+    )
     met, staged = tiles[:count], tiles[count:]  # When the values have been used.
     arrived, values_arrived, met_arrived = barriers
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
@@ -378,12 +391,13 @@ def gradients(
     def fetch(d):
       part = pl.ds(d * BLOCK, BLOCK)
       for name in values:
-        copy(ref[name].at[at, rows, head, part], of_values[name], values_arrived)
+        here = ref[name].at[at, rows, head, part]
+        copy(here, values_copied[name], values_arrived)
       for name in states:
         here = ref[name].at[at, head, n, part, channels]
-        copy(here, of_values[name], values_arrived)
+        copy(here, values_copied[name], values_arrived)
 
-    for name, buffer in of_vectors.items():
+    for name, buffer in vectors_copied.items():
       copy(ref[name].at[at, rows, head, channels], buffer, arrived)
     fetch(block * 0)
     maths = Maths(product, zero_s)
@@ -402,13 +416,13 @@ def gradients(
       z += wide(of_values["S"]) * wide(of_values["Y"])
       part.add_states(**of_values)
       plgpu.commit_smem()  # All have read.
-      pl.when(d + 1 < V // BLOCK)(lambda: fetch(d + 1))
+      pl.when(d + 1 < parts)(lambda: fetch(d + 1))
       return part.d, z
 
     none = hopper.zeros((CHUNK, BLOCK))
     carry = (dict.fromkeys(part.d, none), none)
-    part.d, z = jax.lax.fori_loop(0, V // BLOCK, add, carry)
-    for index, to in enumerate(met):
+    part.d, z = jax.lax.fori_loop(0, parts, add, carry)
+    for index, to in enumerate(tiles_copied[:count]):
       copy(ref["pairs"].at[at, head, n, index], to, met_arrived)
     z = hopper.sum_of_cols(z) * total
     of_vectors["g"][...] = hopper.along_cols(z, CHUNK)
@@ -425,21 +439,20 @@ def gradients(
       if name != "g":
         buffer[...] = part.d[name].astype(bf16)
     plgpu.commit_smem()
-    for name, buffer in of_vectors.items():
+    for name, buffer in vectors_copied.items():
       plgpu.copy_smem_to_gmem(buffer, ref["d" + name].at[at, rows, head, channels])
     plgpu.wait_smem_to_gmem(0)
 
-  tile = hopper.tiles((CHUNK, BLOCK), bf16, K)
-  plain = hopper.tiles((CHUNK, BLOCK), bf16)
-  of_gates = hopper.tiles((CHUNK, BLOCK), f32, K)
+  tile = tokens.buffer(CHUNK, BLOCK)
   run = plgpu.kernel(
     program,
     out_type=list(outs.values()),
     grid=(B * N, H, blocks),
     grid_names=("batch", "head", "block"),
     scratch_types=dict(
-      given=[of_gates if name == "g" else tile for name in vectors],
-      tiles=[plain] * max(len(values | states), count + 3),
+      given=[tile] * (len(vectors) - 1),
+      g_s=hopper.tiles((CHUNK, BLOCK), f32),
+      tiles=[tile] * max(len(values | states), count + 3),
       gates_s=hopper.tiles((CHUNK, BLOCK), f16),
       zero_s=plgpu.SMEM((CHUNK,), jnp.int32),
       barriers=[
@@ -608,6 +621,7 @@ def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
   """
   B, T, H, V = do.shape
   N, general = docs.shape[1], X is not None
+  tokens = hopper.Tokens(do, depth=up(V, BLOCK), interpret=interpret)
   count = 4 if general else 2
   sign = 1 if general else -1
   product = hopper.plain_product if interpret else hopper.product
@@ -617,27 +631,32 @@ def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
   if general:
     outs.append(jax.ShapeDtypeStruct(do.shape, bf16))
 
-  def program(*refs, buffers, out_s, zero_s, arrived):
+  def program(*refs, buffers, X_s, out_s, zero_s, arrived):
     inputs, (docs_ref, met_ref, *f_ref) = refs[: len(arrays)], refs[len(arrays) :]
     batch, head = jax.lax.axis_index("batch"), jax.lax.axis_index("head")
     at, n = jax.lax.div(batch, N), jax.lax.rem(batch, N)
-    tokens = (at, pl.ds(n * CHUNK, CHUNK), head, pl.ds(head * 0, V))
-    for name, ref, buffer in zip(arrays, inputs, buffers):
-      here = ref.at[at, head, n] if name == "X" else ref.at[tokens]
-      plgpu.copy_gmem_to_smem(here, buffer, arrived)
+    rows = at, pl.ds(n * CHUNK, CHUNK), head
+    buffers, copied = tokens.names(*buffers)
+    for ref, buffer in zip(inputs, copied):
+      tokens.fetch(ref.at[rows], buffer, 0, arrived)
+    if general:
+      plgpu.copy_gmem_to_smem(inputs[-1].at[at, head, n], X_s, arrived)
     maths = Maths(product, zero_s)
     documents = Documents(docs_ref.at[at, n], False)
     plgpu.barrier_wait(arrived)
-    e_s, f_s, Z_s, *others = buffers
+    e, f, Z, *others = (tokens.at(x, 0) for x in buffers)
     if general:
-      f_s[...] = product(others[1].T, f_s).astype(bf16)
+      for x in f:
+        x[...] = product(X_s.T, x).astype(bf16)
       plgpu.commit_smem()
-      plgpu.copy_smem_to_gmem(f_s, f_ref[0].at[tokens])
+      for part, x in zip(tokens.parts, tokens.at(copied[1], 0)):
+        columns = pl.ds(head * 0 + part.start, part.size)
+        plgpu.copy_smem_to_gmem(x, f_ref[0].at[*rows, columns])
 
     i, slot = maths.rows, 0
     for index in range(count):
-      right = others[0] if index > 1 else Z_s
-      x = product(f_s if index % 2 else e_s, right.T)
+      right = others[0] if index > 1 else Z
+      x = product(f if index % 2 else e, [y.T for y in right])
       x = inside((0, i if index % 2 else i + 1), jnp.where(documents.same(), x, 0.0))
       halves = hopper.halves(x * (sign if index % 2 else scale), bf16)
       for half in halves[: 4 // count]:
@@ -648,17 +667,17 @@ def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
         slot += 1
     plgpu.wait_smem_to_gmem(0)
 
-  tile, pair = hopper.tiles((CHUNK, V), bf16), hopper.tiles((CHUNK, CHUNK), bf16)
   run = plgpu.kernel(
     program,
     out_type=outs,
     grid=(B * N, H),
     grid_names=("batch", "head"),
     scratch_types=dict(
-      buffers=[pair if name == "X" else tile for name in arrays],
+      buffers=[tokens.deep(1)] * len(values),
+      X_s=hopper.tiles((CHUNK, CHUNK), bf16) if general else None,
       out_s=hopper.tiles((2, CHUNK, CHUNK), bf16),
       zero_s=plgpu.SMEM((CHUNK,), jnp.int32),
-      arrived=plgpu.Barrier(num_arrivals=len(arrays)),
+      arrived=plgpu.Barrier(num_arrivals=len(values) * len(tokens.parts) + general),
     ),
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name=f"{'dplr' if general else 'channel_delta_rule'}_meet",

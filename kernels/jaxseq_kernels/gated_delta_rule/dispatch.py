@@ -55,14 +55,13 @@ def fused(
   if valid is not None:
     g, beta = (jnp.where(valid[..., None], x, 0) for x in (g, beta))
     q = jnp.where(valid[..., None, None], q, 0)
-  q, k = (pad(x, B, up(T, 8), H, up(K, 32)) for x in (q, k))
-  v = pad(v, B, up(T, 8), H, up(V, 32))
+  q, k, v = (pad(x, B, T, H, up(x.shape[-1], 8)) for x in (q, k, v))
   if state is not None:
     state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
   pieces = matrix_states.count_pieces(B * H * (up(max(K, V), 64) // 64), N)
   g, beta = map(matrix_states.in_chunks, (g, beta))
   o, last = vjp.scan(q, k, v, g, beta, state, scale, pieces, interpret)
-  return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
+  return o[..., :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
 
 def refusal(

@@ -62,7 +62,7 @@ def inverses(k, g, beta, *, interpret=False):
   """T [B, H, N, 2 CHUNK, CHUNK] as halves, and the sums G [B, H, N, CHUNK] of g.
 
   Args:
-    k: [B, T, H, K] bfloat16; T a multiple of 8, K and V of 32.
+    k: [B, T, H, K] bfloat16, K and V multiples of 8.
     g: [B, H, N, CHUNK] float32, binary logarithms of decays, at least -150; 0 for a
       token that is not there. N = ceil(T / CHUNK).
     beta: As g.
@@ -72,21 +72,23 @@ def inverses(k, g, beta, *, interpret=False):
   product = hopper.plain_product if interpret else hopper.product
   # As many as shared memory has room for; one in the interpreter, for its speed.
   groups = 1 if interpret else 4 if depth <= 128 else 2
+  tokens = hopper.Tokens(k, depth=depth, interpret=interpret)
   span = min(N, 32)  # Chunks of a program.
 
   def program(k_ref, g_ref, beta_ref, T_ref, G_ref, *refs):
-    *refs, done = refs
+    k_s, *refs, done = refs
+    (k_s,), (k_copied,) = tokens.names(k_s)
     group = jax.lax.axis_index("group")
-    k_s, N_s, T_s, g_s, beta_s, sums, arrived = (x.at[group] for x in refs)
+    N_s, T_s, g_s, beta_s, sums, arrived = (x.at[group] for x in refs)
     b, head, part = (jax.lax.axis_index(name) for name in ("batch", "head", "part"))
     first = part * span + group
     left = jnp.minimum(N - part * span, span) - group
     count = jnp.maximum(jax.lax.div(left + groups - 1, groups), 0)
-    all_keys = pl.ds(head * 0, depth)  # What is beyond the array's end arrives as 0.
 
     def fetch(step):
       n, copy = first + step * groups, plgpu.copy_gmem_to_smem
-      copy(k_ref.at[b, pl.ds(n * CHUNK, CHUNK), head, all_keys], k_s, arrived)
+      here = k_ref.at[b, pl.ds(n * CHUNK, CHUNK), head]
+      tokens.fetch(here, k_copied, group, arrived)
       copy(g_ref.at[b, head, n], g_s, arrived)
       copy(beta_ref.at[b, head, n], beta_s, arrived)
 
@@ -105,7 +107,8 @@ def inverses(k, g, beta, *, interpret=False):
       share = jnp.exp2(jnp.where(j > i, late - hopper.along_rows(G, CHUNK), -jnp.inf))
       # Row j, column i: what token i does not see of what j has written.
       beta = hopper.along_rows(plgpu.load(beta_s, layout=hopper.ROWS), CHUNK)
-      M = product(k_s, k_s.T) * share * -beta
+      k = tokens.at(k_s, group)
+      M = product(k, [x.T for x in k]) * share * -beta
       pl.when(step + 1 < count)(lambda: fetch(step + 1))
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       if interpret:
@@ -134,11 +137,11 @@ def inverses(k, g, beta, *, interpret=False):
     num_threads=groups,
     thread_name="group",
     scratch_types=[
-      hopper.tiles((groups, CHUNK, depth), bf16, K),
+      tokens.deep(groups),
       plgpu.SMEM((groups, CHUNK, hopper_triangular.ROW), f32),
       plgpu.SMEM((groups, 2 * CHUNK, CHUNK), f16),
       *[plgpu.SMEM((groups, CHUNK), f32)] * 3,
-      plgpu.Barrier(num_arrivals=3, num_barriers=groups),
+      plgpu.Barrier(num_arrivals=len(tokens.parts) + 2, num_barriers=groups),
       plgpu.Barrier(num_arrivals=groups),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
@@ -189,7 +192,8 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
   V, N = v.shape[-1], G.shape[2]
   P = pieces if state is None else state.shape[0] // B
   depth, width = up(K, 64), up(V, 64)
-  columns_of = math.gcd(K, V)  # Products want tiles of one width.
+  tokens = hopper.Tokens(q, k, v, depth=depth, interpret=interpret)
+  parts = tokens.parts
   identity = width  # Where the columns of the identity begin.
   if q is None:
     width += depth
@@ -206,28 +210,28 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     last_ref = refs.pop(0)
     o_ref = None if q is None else refs.pop(0)
     w_ref, S_ref = (refs.pop(0), refs.pop(0)) if keep else (None, None)
-    q_s, k_s, v_s, T_s, P_s, S_s, G_rows, G_cols, beta_s, *arrivals = refs
-    arrived, q_arrived, T_arrived = arrivals
+    names = tokens.names(*refs[:4])
+    (q_s, k_s, v_s, P_s), (q_copied, k_copied, v_copied, P_copied) = names
+    T_s, S_s, G_rows, G_cols, beta_s, arrived, q_arrived, T_arrived = refs[4:]
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
-    all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
-    tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
+    rows_of = lambda n: pl.ds(n * CHUNK, CHUNK)
 
     copy = plgpu.copy_gmem_to_smem
 
     def fetch(step):
       n, slot = first + step, jax.lax.rem(step, STAGES)
-      here, rows = arrived.at[slot], tokens(n)
-      copy(k_ref.at[b, rows, head, all_keys], k_s.at[slot], here)
-      copy(v_ref.at[b, rows, head, columns], v_s.at[slot], here)
+      here, rows = arrived.at[slot], rows_of(n)
+      tokens.fetch(k_ref.at[b, rows, head], k_copied, slot, here)
+      copy(v_ref.at[b, rows, head, columns], v_copied.at[slot], here)
       copy(G_ref.at[b, head, n], G_rows.at[slot], here)
       copy(G_ref.at[b, head, n], G_cols.at[slot], here)
       copy(beta_ref.at[b, head, n], beta_s.at[slot], here)
 
     def fetch_q(step):
-      rows = tokens(first + step)
-      copy(q_ref.at[b, rows, head, all_keys], q_s, q_arrived)
+      here = q_ref.at[b, rows_of(first + step), head]
+      tokens.fetch(here, q_copied, 0, q_arrived)
 
     def fetch_T(step):
       copy(T_ref.at[b, head, first + step], T_s, T_arrived)
@@ -246,27 +250,32 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     def chunk(step, S):
       n, slot, more = first + step, jax.lax.rem(step, STAGES), step + 1 < count
       plgpu.barrier_wait(arrived.at[slot])
-      k = k_s.at[slot]
+      k = tokens.at(k_s, slot)
+      turned = lambda x: [part.T for part in x]
       G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
       total = G_cols[slot, CHUNK - 1]
-      S_b = S.astype(bf16)
+      S_b = [part.astype(bf16) for part in S]
 
       if q is not None:
         plgpu.barrier_wait(q_arrived)
         G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
         share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
         share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-        scores = product(q_s, k.T) * share
+        queries = tokens.at(q_s, 0)
+        scores = product(queries, turned(k)) * share
         P_s[...] = scores.astype(bf16)
         if keep:
-          S_s[...] = S_b
+          for part, at in zip(S_b, parts):
+            S_s.at[:, at][...] = part
         plgpu.commit_smem()
         if keep:
           plgpu.copy_smem_to_gmem(S_s, S_ref.at[b, head, n, columns])
-        o = product(S_b, q_s.T) * hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
+        o = product(S_b, turned(queries)) * hopper.along_cols(
+          jnp.exp2(G + log_scale), BLOCK
+        )
         pl.when(more)(lambda: fetch_q(step + 1))
 
-      y = product(S_b, k.T) * hopper.along_cols(-jnp.exp2(G), BLOCK)
+      y = product(S_b, turned(k)) * hopper.along_cols(-jnp.exp2(G), BLOCK)
       y += hopper.load(v_s.at[slot].T)
       plgpu.barrier_wait(T_arrived)
       w = _solved(product, y, [T.T for T in hopper.stacked(T_s)])
@@ -278,25 +287,28 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
         o = product(w.astype(bf16), P_s.T, o)
         P_s.T[...] = o.astype(bf16)
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(P_s, o_ref.at[b, tokens(n), head, columns])
+        here = b, rows_of(n), head, columns
+        plgpu.copy_smem_to_gmem(P_copied, o_ref.at[here])
         if keep:
-          here = w_ref.at[b, tokens(n), head, columns]
-          plgpu.copy_smem_to_gmem(v_s.at[slot], here)
+          plgpu.copy_smem_to_gmem(v_copied.at[slot], w_ref.at[here])
       w *= hopper.along_cols(jnp.exp2(total - G), BLOCK)
-      S *= hopper.along_rows(_row(jnp.exp2(total)), depth)
-      S = product([*hopper.halves(w, bf16)], [k] * 2, S)
+      kept = hopper.along_rows(_row(jnp.exp2(total)), tokens.width)
+      w = [*hopper.halves(w, bf16)]
+      S = tuple(product(w, [x] * 2, part * kept) for part, x in zip(S, k))
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
       return S
 
-    if state is None:
-      row = hopper.iota((BLOCK, depth), 0) + (block * BLOCK - identity)
-      S = jnp.where(row == hopper.iota((BLOCK, depth), 1), 1.0, 0.0)
-    else:
-      before = state_ref.at[batch, head, columns]
-      S = plgpu.load(before, layout=hopper.TILE, optimized=False)
-    S = jax.lax.fori_loop(0, count, chunk, S)
-    last_ref.at[batch, head, columns][...] = S
+    def before(at):
+      if state is not None:
+        return _state(state_ref.at[batch, head, columns, at])
+      row, column = (hopper.iota((BLOCK, at.size), axis) for axis in range(2))
+      row += block * BLOCK - identity - at.start
+      return jnp.where(row == column, 1.0, 0.0)
+
+    S = jax.lax.fori_loop(0, count, chunk, tuple(map(before, parts)))
+    for part, at in zip(S, parts):
+      last_ref.at[batch, head, columns, at][...] = part
     plgpu.wait_smem_to_gmem(0)
 
   outs = [jax.ShapeDtypeStruct((B * P, H, width, depth), f32)]
@@ -311,17 +323,17 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     grid=(B * P, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      None if q is None else hopper.tiles((CHUNK, depth), bf16, columns_of),
-      hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
-      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, columns_of),
-      hopper.tiles((2 * CHUNK, CHUNK), f16, columns_of),
-      None if q is None else hopper.tiles((CHUNK, CHUNK), bf16, columns_of),
-      hopper.tiles((BLOCK, depth), bf16, columns_of) if keep else None,
+      None if q is None else tokens.deep(1),
+      tokens.deep(STAGES),
+      tokens.buffer(STAGES, CHUNK, BLOCK),
+      None if q is None else tokens.buffer(CHUNK, CHUNK),
+      hopper.tiles((2 * CHUNK, CHUNK), f16),
+      hopper.tiles((BLOCK, depth), bf16) if keep else None,
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.Barrier(num_arrivals=5, num_barriers=STAGES),
-      None if q is None else plgpu.Barrier(),
+      plgpu.Barrier(num_arrivals=len(parts) + 4, num_barriers=STAGES),
+      None if q is None else plgpu.Barrier(num_arrivals=len(parts)),
       plgpu.Barrier(),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
@@ -329,6 +341,11 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     interpret=interpret or None,
   )
   return run(*arrays)
+
+
+def _state(ref):
+  """From global memory to registers."""
+  return plgpu.load(ref, layout=hopper.TILE, optimized=False)
 
 
 def _row(x):
@@ -358,9 +375,10 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
   ends = pieces is not None
   P = pieces or (1 if state is None else state.shape[0] // B)
   depth, width = up(K, 64), up(V, 64)
-  columns_of = math.gcd(K, V)  # Products want tiles of one width.
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, G, beta, T, state) if y is not None]
+  tokens = hopper.Tokens(q, k, do, depth=depth, interpret=interpret)
+  parts = tokens.parts
   log_scale = math.log2(scale)
 
   def program(*refs):
@@ -370,20 +388,21 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
     state_ref = None if state is None else refs.pop(0)
     first_ref = refs.pop(0)
     dv_ref = None if ends else refs.pop(0)
-    q_s, k_s, do_s, T_s, P_s, G_rows, G_cols, beta_s, arrived, T_arrived = refs
+    names = tokens.names(*refs[:4])
+    (q_s, k_s, do_s, P_s), (q_copied, k_copied, do_copied, P_copied) = names
+    T_s, G_rows, G_cols, beta_s, arrived, T_arrived = refs[4:]
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
-    all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
-    tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
+    rows_of = lambda n: pl.ds(n * CHUNK, CHUNK)
 
     def fetch(step):
       n, slot = first + count - 1 - step, jax.lax.rem(step, STAGES)
-      here, rows = arrived.at[slot], tokens(n)
+      here, rows = arrived.at[slot], rows_of(n)
       copy = plgpu.copy_gmem_to_smem
-      copy(q_ref.at[b, rows, head, all_keys], q_s.at[slot], here)
-      copy(k_ref.at[b, rows, head, all_keys], k_s.at[slot], here)
-      copy(do_ref.at[b, rows, head, columns], do_s.at[slot], here)
+      tokens.fetch(q_ref.at[b, rows, head], q_copied, slot, here)
+      tokens.fetch(k_ref.at[b, rows, head], k_copied, slot, here)
+      copy(do_ref.at[b, rows, head, columns], do_copied.at[slot], here)
       copy(G_ref.at[b, head, n], G_rows.at[slot], here)
       copy(G_ref.at[b, head, n], G_cols.at[slot], here)
       copy(beta_ref.at[b, head, n], beta_s.at[slot], here)
@@ -400,13 +419,15 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
     def chunk(step, R):
       n, slot = first + count - 1 - step, jax.lax.rem(step, STAGES)
       plgpu.barrier_wait(arrived.at[slot])
-      q, k = q_s.at[slot], k_s.at[slot]
+      q, k = tokens.at(q_s, slot), tokens.at(k_s, slot)
+      k_turned = [part.T for part in k]
       G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
       G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
       total = G_cols[slot, CHUNK - 1]
       share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
-      scores = product(q, k.T) * jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-      dn = product(R.astype(bf16), k.T) * hopper.along_cols(jnp.exp2(total - G), BLOCK)
+      scores = product(q, k_turned) * jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
+      dn = product([part.astype(bf16) for part in R], k_turned)
+      dn *= hopper.along_cols(jnp.exp2(total - G), BLOCK)
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       P_s[...] = scores.astype(bf16)
       plgpu.commit_smem()
@@ -420,22 +441,24 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       if not ends:
         P_s.T[...] = dv.astype(bf16)
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(P_s, dv_ref.at[b, tokens(n), head, columns])
-      R *= hopper.along_rows(_row(jnp.exp2(total)), depth)
+        here = dv_ref.at[b, rows_of(n), head, columns]
+        plgpu.copy_smem_to_gmem(P_copied, here)
+      kept = hopper.along_rows(_row(jnp.exp2(total)), tokens.width)
       do = do.astype(f32) * hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
-      R = product(do.astype(bf16), q, R)
+      do = do.astype(bf16)
+      R = [product(do, x, part * kept) for part, x in zip(R, q)]
       dv *= hopper.along_cols(-jnp.exp2(G), BLOCK)
-      R = product([*hopper.halves(dv, bf16)], [k] * 2, R)
+      dv = [*hopper.halves(dv, bf16)]
+      R = tuple(product(dv, [x] * 2, part) for part, x in zip(R, k))
       pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
       return R
 
-    if state is None:
-      R = hopper.zeros((BLOCK, depth))
-    else:
-      after = state_ref.at[batch, head, columns]
-      R = plgpu.load(after, layout=hopper.TILE, optimized=False)
+    R = (hopper.zeros((BLOCK, tokens.width)),) * len(parts)
+    if state is not None:
+      R = tuple(_state(state_ref.at[batch, head, columns, at]) for at in parts)
     R = jax.lax.fori_loop(0, count, chunk, R)
-    first_ref.at[batch, head, columns][...] = R
+    for part, at in zip(R, parts):
+      first_ref.at[batch, head, columns, at][...] = part
     plgpu.wait_smem_to_gmem(0)
 
   outs = [jax.ShapeDtypeStruct((B * P, H, width, depth), f32)]
@@ -447,15 +470,15 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
     grid=(B * P, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
-      hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
-      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, columns_of),
-      hopper.tiles((2 * CHUNK, CHUNK), f16, columns_of),
-      hopper.tiles((CHUNK, CHUNK), bf16, columns_of),
+      tokens.deep(STAGES),
+      tokens.deep(STAGES),
+      tokens.buffer(STAGES, CHUNK, BLOCK),
+      tokens.buffer(CHUNK, CHUNK),
+      hopper.tiles((2 * CHUNK, CHUNK), f16),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.Barrier(num_arrivals=6, num_barriers=STAGES),
+      plgpu.Barrier(num_arrivals=2 * len(parts) + 4, num_barriers=STAGES),
       plgpu.Barrier(),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
@@ -484,9 +507,10 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
   V, N = do.shape[-1], G.shape[2]
   P = 1 if state is None else state.shape[0] // B
   depth, blocks = up(V, 64), up(K, 64) // BLOCK
-  columns_of = math.gcd(K, V)  # Products want tiles of one width.
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, dv, w, G, beta, S, state) if y is not None]
+  tokens = hopper.Tokens(q, k, do, depth=depth, interpret=interpret)
+  parts = tokens.parts
   log_scale = math.log2(scale)
 
   def program(*refs):
@@ -495,38 +519,37 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     del refs[:8]
     state_ref = None if state is None else refs.pop(0)
     dq_ref, dk_ref, dg_ref, dbeta_ref = refs[:4]
-    buffers, refs = refs[4:11], refs[11:]
-    G_rows, G_cols, beta_rows, beta_cols, *barriers = refs
+    buffers, copied = tokens.names(*refs[4:10])
+    S_s, G_rows, G_cols, beta_rows, beta_cols, *barriers = refs[10:]
     arrived, values_arrived, w_arrived, S_arrived = barriers
-    q_s, k_s, do_s, dv_s, w_s, S_s, _ = (x.at[0] for x in buffers)
+    q_copied, k_copied, do_copied, dv_copied, w_copied, R_copied = copied
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
-    all_values = pl.ds(block * 0, depth)  # Beyond the array's end are zeros.
     part = lambda c: pl.ds(c * BLOCK, BLOCK)
     place = lambda step: first + count - 1 - step
-    tokens = lambda n: pl.ds(n * CHUNK, CHUNK)
+    rows_of = lambda n: pl.ds(n * CHUNK, CHUNK)
     copy = plgpu.copy_gmem_to_smem
 
     def fetch_keys(step):
       n = place(step)
-      copy(q_ref.at[b, tokens(n), head, columns], q_s, arrived)
-      copy(k_ref.at[b, tokens(n), head, columns], k_s, arrived)
+      copy(q_ref.at[b, rows_of(n), head, columns], q_copied.at[0], arrived)
+      copy(k_ref.at[b, rows_of(n), head, columns], k_copied.at[0], arrived)
       copy(G_ref.at[b, head, n], G_rows, arrived)
       copy(G_ref.at[b, head, n], G_cols, arrived)
       copy(beta_ref.at[b, head, n], beta_rows, arrived)
       copy(beta_ref.at[b, head, n], beta_cols, arrived)
 
     def fetch_values(step):
-      rows = tokens(place(step))
-      copy(do_ref.at[b, rows, head, all_values], do_s, values_arrived)
-      copy(dv_ref.at[b, rows, head, all_values], dv_s, values_arrived)
+      rows = rows_of(place(step))
+      tokens.fetch(do_ref.at[b, rows, head], do_copied, 0, values_arrived)
+      tokens.fetch(dv_ref.at[b, rows, head], dv_copied, 0, values_arrived)
 
     def fetch_w(step):
-      copy(w_ref.at[b, tokens(place(step)), head, all_values], w_s, w_arrived)
+      tokens.fetch(w_ref.at[b, rows_of(place(step)), head], w_copied, 0, w_arrived)
 
     def fetch_S(step):
-      copy(S_ref.at[b, head, place(step), all_values, columns], S_s, S_arrived)
+      copy(S_ref.at[b, head, place(step), :, columns], S_s.at[0], S_arrived)
 
     @pl.when(count > 0)
     def _():
@@ -540,13 +563,17 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       plgpu.barrier_wait(arrived)
       # Always 0, unknown to the compiler: else it keeps all addresses in registers.
       slot = (G_cols[CHUNK - 1] > 0).astype(jnp.int32)
-      q, k, do, dv, w, S, R_b = (x.at[slot] for x in buffers)
+      q, k, *values, R_b = buffers
+      do, dv, w = (tokens.at(x, slot) for x in values)
+      q, k, R_b, S = (x.at[slot] for x in (q, k, R_b, S_s))
+      w_turned = [x.T for x in w]
       pairs_q, pairs_k, finer = (R_b.at[part(c)] for c in range(3))
       plgpu.barrier_wait(S_arrived)
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       z = hopper.zeros((BLOCK,), hopper.ROWS)
-      for c in range(depth // BLOCK):
-        R_c = R[:, c * BLOCK : (c + 1) * BLOCK]
+      blocks_of = lambda x: range(0, x.shape[1], BLOCK)
+      R_blocks = [x[:, at : at + BLOCK] for x in R for at in blocks_of(x)]
+      for c, R_c in enumerate(R_blocks):
         R_b.at[part(c)][...] = R_c.astype(bf16)
         z += hopper.sum_of_rows(R_c * hopper.load(S.at[part(c)].T))
       plgpu.commit_smem()
@@ -559,8 +586,9 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       # What is read after the chunk of what it writes.
       plgpu.barrier_wait(w_arrived)
       dk = None
-      for c in range(depth // BLOCK):
-        dk = product(w.at[:, part(c)], R_b.at[part(c)].T, dk)
+      w_blocks = [x.at[:, pl.ds(at, BLOCK)] for x in w for at in blocks_of(x)]
+      for c, w_c in enumerate(w_blocks):
+        dk = product(w_c, R_b.at[part(c)].T, dk)
       dk *= hopper.along_rows(beta_i * jnp.exp2(total - G_i), BLOCK)
       written = hopper.sum_of_rows(dk * hopper.load(k))
 
@@ -568,11 +596,11 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       plgpu.barrier_wait(values_arrived)
       share = hopper.along_rows(G_i + log_scale, CHUNK) - hopper.along_cols(G_j, CHUNK)
       share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-      dP = product(do, w.T) * share * hopper.along_cols(beta_j, CHUNK)
+      dP = product(do, w_turned) * share * hopper.along_cols(beta_j, CHUNK)
       pairs_q[...] = dP.astype(bf16)
       share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
       share = jnp.exp2(jnp.where(i > j, share, -jnp.inf))
-      dM = product(dv, w.T)
+      dM = product(dv, w_turned)
       own = hopper.sum_of_rows(jnp.where(i == j, dM, 0.0))
       dM *= share * hopper.along_cols(-beta_j, CHUNK)
       # In two parts: all but nothing may be left of its sums, if keys repeat.
@@ -587,29 +615,33 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       dk += late
 
       # And of the state before.
-      reads = product(dv, S) * hopper.along_rows(-jnp.exp2(G_i), BLOCK)
+      S_parts = [S.at[at] for at in parts]
+      reads = product(dv, S_parts) * hopper.along_rows(-jnp.exp2(G_i), BLOCK)
       reads = product([pairs_k, finer], [k, k], reads)
       read = hopper.sum_of_rows(reads * hopper.load(k)) - passed
       pairs_k[...] = (dk + reads).astype(bf16)
-      dq = product(do, S) * hopper.along_rows(jnp.exp2(G_i + log_scale), BLOCK)
+      dq = product(do, S_parts) * hopper.along_rows(jnp.exp2(G_i + log_scale), BLOCK)
       pl.when(more)(lambda: fetch_S(step + 1))
       dq = product(pairs_q, k, dq)
       read += hopper.sum_of_rows(dq * hopper.load(q))
       pairs_q[...] = dq.astype(bf16)
       plgpu.commit_smem()
-      plgpu.copy_smem_to_gmem(pairs_q, dq_ref.at[b, tokens(n), head, columns])
-      plgpu.copy_smem_to_gmem(pairs_k, dk_ref.at[b, tokens(n), head, columns])
+      for c, to in enumerate((dq_ref, dk_ref)):
+        here = to.at[b, rows_of(n), head, columns]
+        plgpu.copy_smem_to_gmem(R_copied.at[0].at[part(c)], here)
 
       dg = hopper.along_rows(written, CHUNK)
       dg = jnp.where(i >= j, hopper.along_rows(read, CHUNK), dg)
       dg += hopper.along_rows(z * jnp.exp2(total), CHUNK)
       dg_ref.at[b, head, block, n][...] = hopper.sum_of_cols(dg)
 
-      R *= hopper.along_rows(_row(jnp.exp2(total)), depth)
+      kept = hopper.along_rows(_row(jnp.exp2(total)), tokens.width)
       since = hopper.along_cols(jnp.exp2(G_j + log_scale), BLOCK)
-      R = product((hopper.load(q.T) * since).astype(bf16), do, R)
+      q = (hopper.load(q.T) * since).astype(bf16)
+      R = [product(q, x, part * kept) for part, x in zip(R, do)]
       since = hopper.along_cols(-jnp.exp2(G_j), BLOCK)
-      R = product((hopper.load(k.T) * since).astype(bf16), dv, R)
+      k = (hopper.load(k.T) * since).astype(bf16)
+      R = tuple(product(k, x, part) for part, x in zip(R, dv))
 
       @pl.when(more)
       def _():
@@ -618,11 +650,9 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
 
       return R
 
-    if state is None:
-      R = hopper.zeros((BLOCK, depth))
-    else:
-      after = state_ref.at[batch, head, columns]
-      R = plgpu.load(after, layout=hopper.TILE, optimized=False)
+    R = (hopper.zeros((BLOCK, tokens.width)),) * len(parts)
+    if state is not None:
+      R = tuple(_state(state_ref.at[batch, head, columns, at]) for at in parts)
     jax.lax.fori_loop(0, count, chunk, R)
     plgpu.wait_smem_to_gmem(0)
 
@@ -638,17 +668,14 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     grid=(B * P, H, blocks),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      hopper.tiles((1, CHUNK, BLOCK), bf16, columns_of),
-      hopper.tiles((1, CHUNK, BLOCK), bf16, columns_of),
-      hopper.tiles((1, CHUNK, depth), bf16, columns_of),
-      hopper.tiles((1, CHUNK, depth), bf16, columns_of),
-      hopper.tiles((1, CHUNK, depth), bf16, columns_of),
-      hopper.tiles((1, depth, BLOCK), bf16, columns_of),
-      hopper.tiles((1, max(depth, 3 * CHUNK), BLOCK), bf16, columns_of),
+      *[tokens.buffer(1, CHUNK, BLOCK)] * 2,
+      *[tokens.deep(1)] * 3,
+      tokens.buffer(1, max(depth, 3 * CHUNK), BLOCK),
+      hopper.tiles((1, depth, BLOCK), bf16),
       *[plgpu.SMEM((CHUNK,), f32)] * 4,
       plgpu.Barrier(num_arrivals=6),
-      plgpu.Barrier(num_arrivals=2),
-      plgpu.Barrier(),
+      plgpu.Barrier(num_arrivals=2 * len(parts)),
+      plgpu.Barrier(num_arrivals=len(parts)),
       plgpu.Barrier(),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),

@@ -52,13 +52,12 @@ def fused(q, k, v, log_decay, state, starts, valid, *, scale, backend, interpret
   # A token that is not there neither reads nor writes.
   g = jnp.pad(g, ((0, 0), (0, N * CHUNK - T), (0, 0)), constant_values=1.0)
   g = matrix_states.in_chunks(g)
-  q, k = (pad(x, B, up(T, 8), H, up(K, 32)) for x in (q, k))
-  v = pad(v, B, up(T, 8), H, up(V, 32))
+  q, k, v = (pad(x, B, T, H, up(x.shape[-1], 8)) for x in (q, k, v))
   if state is not None:
     state = pad(state.swapaxes(2, 3), B, H, up(V, 64), up(K, 64))
   pieces = matrix_states.count_pieces(B * H * (up(max(K, V), 64) // 64), N)
   o, last = vjp.scan(q, k, v, g, state, scale, pieces, interpret)
-  return o[:, :T, :, :V], last.swapaxes(2, 3)[:, :, :K, :V]
+  return o[..., :V], last.swapaxes(2, 3)[:, :, :K, :V]
 
 
 def refusal(q, k, v, log_decay, state, starts, valid, *, scale, backend) -> str | None:

@@ -24,6 +24,7 @@ that z is known there, and z before it is z + sum a - sum of the b before: sums 
 few chunks only, so that no small difference of large sums is ever taken.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ def scan(q, k, v, g, state, *, scale, reverse=False, interpret=False):
   """Outputs and last states.
 
   Args:
-    q: [B, T, H, K] bfloat16; T a multiple of 8, K and V of 32.
+    q: [B, T, H, K] bfloat16, K and V multiples of 8.
     k: [B, T, H, K].
     v: [B, T, H, V].
     g: [B, H, N, CHUNK] float32, binary logarithms of decays, at least -150. Positive
@@ -144,7 +145,10 @@ def _turned(x, spare):
 def _anchored(at):
   """z = exp2(G_C) <S, dS'> as a sum over rows."""
   plgpu.barrier_wait(at.kept_arrived)
-  return hopper.sum_of_rows(at.S * hopper.load(at.state)) * jnp.exp2(at.total)
+  z = 0.0
+  for S, state in zip(at.S, at.state_parts):
+    z += hopper.sum_of_rows(S * hopper.load(state))
+  return z * jnp.exp2(at.total)
 
 
 class _At(NamedTuple):
@@ -154,8 +158,9 @@ class _At(NamedTuple):
   anchor: Any  # And by anchor.
   is_anchor: Any  # Whether the state before the chunk is kept.
   product: Any
-  S: Any  # The state before, [BLOCK, K'].
+  S: Any  # The state before, [BLOCK, K'], in parts by columns.
   state: Any  # The same in shared memory, bfloat16, until something else is put there.
+  state_parts: Any
   kept_arrived: Any
   total: Any
   scores: Any
@@ -189,12 +194,12 @@ def _walk(
   V, N = v.shape[-1], g.shape[2]
   P = pieces if state is None else state.shape[0] // B
   depth, width = up(K, 64), up(V, 64)
-  columns_of = math.gcd(K, V)  # Products want tiles of one width.
   bf16, f32 = jnp.bfloat16, jnp.float32
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, v, g, state, x, rows, *ins) if y is not None]
-  parts = depth // 64
-  arrived_size = 4 if q is None else 4 + parts
+  tokens = hopper.Tokens(q, k, v, x, depth=depth, interpret=interpret)
+  parts = tokens.parts  # Of k and S; those of q have 64 columns each.
+  q_count = 0 if q is None else depth // 64
   log_scale = math.log2(scale)
 
   def program(*refs):
@@ -209,25 +214,13 @@ def _walk(
     o_ref = None if q is None else refs.pop(0)
     last_ref = refs.pop(0)
     out_refs = [refs.pop(0) for _ in outs]
-    (
-      q_s,
-      k_s,
-      v_s,
-      g_rows,
-      g_cols,
-      sums,
-      spare,
-      rows_s,
-      state_s,
-      x_s,
-      arrived,
-      x_arrived,
-      kept_arrived,
-    ) = refs
+    names = tokens.names(*refs[:4])
+    (q_s, k_s, v_s, x_s), (q_copied, k_copied, v_copied, x_copied) = names
+    g_rows, g_cols, sums, spare, rows_s, state_s = refs[4:10]
+    arrived, x_arrived, kept_arrived = refs[10:]
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
-    all_keys = pl.ds(block * 0, depth)  # What is beyond the array's end arrives as 0.
 
     def place(step):
       local = count - 1 - step if reverse else step
@@ -237,19 +230,21 @@ def _walk(
       _, n, rows = place(step)
       slot = jax.lax.rem(step, STAGES)
       here = arrived.at[slot]
-      if q is not None:
-        for part in range(parts):
-          part_columns = pl.ds(block * 0 + part * 64, 64)
-          here_q = q_ref.at[b, rows, head, part_columns]
-          plgpu.copy_gmem_to_smem(here_q, q_s.at[slot, part], here)
-      plgpu.copy_gmem_to_smem(k_ref.at[b, rows, head, all_keys], k_s.at[slot], here)
-      plgpu.copy_gmem_to_smem(v_ref.at[b, rows, head, columns], v_s.at[slot], here)
-      plgpu.copy_gmem_to_smem(g_ref.at[b, head, n], g_rows.at[slot], here)
-      plgpu.copy_gmem_to_smem(g_ref.at[b, head, n], g_cols.at[slot], here)
+      copy = plgpu.copy_gmem_to_smem
+      # What is beyond the array's end arrives as 0.
+      for part in range(q_count):
+        at = pl.ds(block * 0 + part * 64, 64)
+        to = q_copied.at[slot * q_count + part]
+        copy(q_ref.at[b, rows, head, at], to, here)
+      tokens.fetch(k_ref.at[b, rows, head], k_copied, slot, here)
+      copy(v_ref.at[b, rows, head, columns], v_copied.at[slot], here)
+      copy(g_ref.at[b, head, n], g_rows.at[slot], here)
+      copy(g_ref.at[b, head, n], g_cols.at[slot], here)
 
     def fetch_x(step):
       _, n, rows = place(step)
-      plgpu.copy_gmem_to_smem(x_ref.at[b, rows, head, columns], x_s, x_arrived)
+      here = x_ref.at[b, rows, head, columns]
+      plgpu.copy_gmem_to_smem(here, x_copied, x_arrived)
       if rows_ref is not None:
         plgpu.copy_gmem_to_smem(rows_ref.at[b, head, block, n], rows_s, x_arrived)
 
@@ -261,19 +256,20 @@ def _walk(
     i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
 
     def chunk(step, carry):
-      S, z = carry
+      S, z = list(carry[0]), carry[1]
       local, n, rows = place(step)
       slot = jax.lax.rem(step, STAGES)
       plgpu.barrier_wait(arrived.at[slot])
-      k, v = k_s.at[slot], v_s.at[slot]
+      k, v = tokens.at(k_s, slot), v_s.at[slot]
       gates = _gates(g_rows.at[slot], g_cols.at[slot], sums, i, j, log_scale, reverse)
 
       if q_s is not None:
-        state_s[...] = S.astype(bf16)
+        for part, at in enumerate(parts):
+          state_s.at[:, at][...] = S[part].astype(bf16)
         plgpu.commit_smem()
-        q = [q_s.at[slot, part] for part in range(parts)]
-        cut = lambda y: [y.at[:, pl.ds(64 * part, 64)].T for part in range(parts)]
-        scores = product(q, cut(k))
+        q = [q_s.at[slot * q_count + part] for part in range(q_count)]
+        cut = lambda y: [y.at[:, pl.ds(at, 64)].T for at in range(0, y.shape[1], 64)]
+        scores = product(q, sum(map(cut, k), []))
         o = product(q, cut(state_s))
         share = hopper.along_rows(gates.rows, CHUNK)
         share -= hopper.along_cols(gates.cols, CHUNK)
@@ -290,6 +286,7 @@ def _walk(
             product=product,
             S=S,
             state=state_s,
+            state_parts=[state_s.at[:, at] for at in parts],
             kept_arrived=kept_arrived,
             total=gates.total,
             scores=scores,
@@ -304,26 +301,28 @@ def _walk(
           z = collect(at, z)
           pl.when(step + 1 < count)(lambda: fetch_x(step + 1))
         o = product(scores.astype(bf16), v, o)
-        o_s = q_s.at[slot, 0]  # The queries are not needed any more.
-        o_s[...] = o.astype(bf16)
+        q[0][...] = o.astype(bf16)  # It is not needed any more.
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(o_s, o_ref.at[b, rows, head, columns])
+        here = o_ref.at[b, rows, head, columns]
+        plgpu.copy_smem_to_gmem(q_copied.at[slot * q_count], here)
 
       writes = hopper.load(v.T) * hopper.along_cols(gates.writes, BLOCK)
-      S *= hopper.along_rows(jnp.exp2(gates.total), depth)
-      S = product(writes.astype(bf16), k, S)
+      for part in range(len(parts)):
+        kept = S[part] * hopper.along_rows(jnp.exp2(gates.total), tokens.width)
+        S[part] = product(writes.astype(bf16), k[part], kept)
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
       pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
-      return S, z
+      return tuple(S), z
 
-    if state is None:
-      S = hopper.zeros((BLOCK, depth))
-    else:
-      before = state_ref.at[batch, head, columns]
-      S = plgpu.load(before, layout=hopper.TILE, optimized=False)
+    S = (hopper.zeros((BLOCK, tokens.width)),) * len(parts)
+    if state is not None:
+      before = [state_ref.at[batch, head, columns, at] for at in parts]
+      load = functools.partial(plgpu.load, layout=hopper.TILE, optimized=False)
+      S = tuple(map(load, before))
     z = hopper.zeros((CHUNK,), hopper.COLS)
     S, _ = jax.lax.fori_loop(0, count, chunk, (S, z))
-    last_ref.at[batch, head, columns][...] = S
+    for part, at in enumerate(parts):
+      last_ref.at[batch, head, columns, at][...] = S[part]
     plgpu.wait_smem_to_gmem(0)
 
   states = jax.ShapeDtypeStruct((B * P, H, width, depth), f32)
@@ -334,17 +333,17 @@ def _walk(
     grid=(B * P, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      None if q is None else hopper.tiles((STAGES, parts, CHUNK, 64), bf16, columns_of),
-      hopper.tiles((STAGES, CHUNK, depth), bf16, columns_of),
-      hopper.tiles((STAGES, CHUNK, BLOCK), bf16, columns_of),
+      None if q is None else tokens.buffer(STAGES * q_count, CHUNK, 64),
+      tokens.deep(STAGES),
+      tokens.buffer(STAGES, CHUNK, BLOCK),
+      None if x is None else tokens.buffer(CHUNK, BLOCK),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((STAGES, CHUNK), f32),
       plgpu.SMEM((CHUNK,), f32),
       plgpu.SMEM((CHUNK,), f32),
       None if rows is None else plgpu.SMEM((CHUNK,), f32),
-      None if q is None else hopper.tiles((BLOCK, depth), bf16, columns_of),
-      None if x is None else hopper.tiles((CHUNK, BLOCK), bf16, columns_of),
-      plgpu.Barrier(num_arrivals=arrived_size, num_barriers=STAGES),
+      None if q is None else hopper.tiles((BLOCK, depth), bf16),
+      plgpu.Barrier(num_arrivals=q_count + len(parts) + 3, num_barriers=STAGES),
       plgpu.Barrier(num_arrivals=1 if rows is None else 2),
       plgpu.Barrier(),
     ],
