@@ -1,5 +1,6 @@
 """What the Mosaic GPU kernels for Hopper share: tiles, products, register layouts."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,8 @@ __all__ = [
   "plain_product",
   "product",
   "rounded",
+  "stage",
+  "stages",
   "sum_of_cols",
   "sum_of_rows",
   "tiles",
@@ -86,16 +89,22 @@ class Tokens:
 
   Attributes:
     whole: Whether the arrays have whole tiles.
-    width: Columns of the parts of all that a deep buffer has.
+    width: Columns of the parts of all that a deep buffer has, at most 128.
     parts: Where they are, slices.
+    groups: Of parts that have 128 columns together, or less, but all the same.
   """
 
   def __init__(self, *arrays, depth: int, interpret=False):
     """For arrays, or None, and deep buffers of so many columns."""
     sizes = [(x.shape[1], x.shape[-1]) for x in arrays if x is not None]
     self.whole = all(T % 8 == 0 and D % 64 == 0 for T, D in sizes)
-    self.width = depth if self.whole else 64
+    together = depth if depth <= 128 else math.gcd(depth, 128)
+    self.width = together if self.whole else 64
     self.parts = [pl.ds(start, self.width) for start in range(0, depth, self.width)]
+    count = together // self.width
+    self.groups = [
+      range(first, first + count) for first in range(0, len(self.parts), count)
+    ]
     self._named_once = self.whole or interpret  # Which copies what it is told to.
 
   def names_of(self, *shape: int) -> list:
@@ -140,6 +149,17 @@ def with_end(x):
   """
   columns = 64 if x.shape[-1] == 64 else 0
   return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, columns)])
+
+
+def stages(depth: int) -> int:
+  """How many chunks of so many columns are copied ahead, two programs a processor."""
+  return 2 if depth <= 128 else 1
+
+
+def stage(step, stages: int):
+  """Where the chunk of a step is."""
+  # Unknown to the compiler: were it 0, all addresses would be kept in registers.
+  return jax.lax.optimization_barrier(jax.lax.rem(step, stages))
 
 
 def load(ref):

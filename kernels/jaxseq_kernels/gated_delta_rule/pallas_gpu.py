@@ -52,7 +52,6 @@ from jaxseq_kernels.matrix_states import CHUNK, not_zero, up
 __all__ = ["BLOCK", "inverses", "keys", "maps", "scan", "values"]
 
 BLOCK = 64  # Columns of the values, or of the keys, that a program has.
-STAGES = 2  # Chunks that are copied ahead.
 SMALL = 2.0**-6  # Of beta: times what may be little, it leaves the range of float16.
 
 bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
@@ -193,7 +192,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
   P = pieces if state is None else state.shape[0] // B
   depth, width = up(K, 64), up(V, 64)
   tokens = hopper.Tokens(q, k, v, depth=depth, interpret=interpret)
-  parts = tokens.parts
+  parts, stages = tokens.parts, hopper.stages(depth)
   identity = width  # Where the columns of the identity begin.
   if q is None:
     width += depth
@@ -221,7 +220,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     copy = plgpu.copy_gmem_to_smem
 
     def fetch(step):
-      n, slot = first + step, jax.lax.rem(step, STAGES)
+      n, slot = first + step, hopper.stage(step, stages)
       here, rows = arrived.at[slot], rows_of(n)
       tokens.fetch(k_ref.at[b, rows, head], k_copied, slot, here)
       copy(v_ref.at[b, rows, head, columns], v_copied.at[slot], here)
@@ -236,7 +235,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     def fetch_T(step):
       copy(T_ref.at[b, head, first + step], T_s, T_arrived)
 
-    for step in range(STAGES):
+    for step in range(stages):
       pl.when(step < count)(lambda step=step: fetch(step))
 
     @pl.when(count > 0)
@@ -248,7 +247,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
 
     def chunk(step, S):
-      n, slot, more = first + step, jax.lax.rem(step, STAGES), step + 1 < count
+      n, slot, more = first + step, hopper.stage(step, stages), step + 1 < count
       plgpu.barrier_wait(arrived.at[slot])
       k = tokens.at(k_s, slot)
       turned = lambda x: [part.T for part in x]
@@ -263,12 +262,20 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
         share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
         queries = tokens.at(q_s, 0)
         scores = product(queries, turned(k)) * share
+        if keep and S_s is None:
+          for start in range(0, depth, BLOCK):
+            S_c = S_b[start // tokens.width]
+            P_s[...] = S_c[:, start % tokens.width :][:, :BLOCK]
+            plgpu.commit_smem()
+            to = S_ref.at[b, head, n, columns, pl.ds(start, BLOCK)]
+            plgpu.copy_smem_to_gmem(P_copied, to)
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         P_s[...] = scores.astype(bf16)
-        if keep:
+        if keep and S_s is not None:
           for part, at in zip(S_b, parts):
             S_s.at[:, at][...] = part
         plgpu.commit_smem()
-        if keep:
+        if keep and S_s is not None:
           plgpu.copy_smem_to_gmem(S_s, S_ref.at[b, head, n, columns])
         o = product(S_b, turned(queries)) * hopper.along_cols(
           jnp.exp2(G + log_scale), BLOCK
@@ -296,7 +303,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       w = [*hopper.halves(w, bf16)]
       S = tuple(product(w, [x] * 2, part * kept) for part, x in zip(S, k))
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
+      pl.when(step + stages < count)(lambda: fetch(step + stages))
       return S
 
     def before(at):
@@ -324,15 +331,16 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     grid_names=("batch", "head", "block"),
     scratch_types=[
       None if q is None else tokens.deep(1),
-      tokens.deep(STAGES),
-      tokens.buffer(STAGES, CHUNK, BLOCK),
+      tokens.deep(stages),
+      tokens.buffer(stages, CHUNK, BLOCK),
       None if q is None else tokens.buffer(CHUNK, CHUNK),
       hopper.tiles((2 * CHUNK, CHUNK), f16),
-      hopper.tiles((BLOCK, depth), bf16) if keep else None,
-      plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.Barrier(num_arrivals=len(parts) + 4, num_barriers=STAGES),
+      # Where there is no room, the states go through the place for scores.
+      hopper.tiles((BLOCK, depth), bf16) if keep and stages > 1 else None,
+      plgpu.SMEM((stages, CHUNK), f32),
+      plgpu.SMEM((stages, CHUNK), f32),
+      plgpu.SMEM((stages, CHUNK), f32),
+      plgpu.Barrier(num_arrivals=len(parts) + 4, num_barriers=stages),
       None if q is None else plgpu.Barrier(num_arrivals=len(parts)),
       plgpu.Barrier(),
     ],
@@ -378,7 +386,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, G, beta, T, state) if y is not None]
   tokens = hopper.Tokens(q, k, do, depth=depth, interpret=interpret)
-  parts = tokens.parts
+  parts, stages = tokens.parts, hopper.stages(depth)
   log_scale = math.log2(scale)
 
   def program(*refs):
@@ -397,7 +405,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
     rows_of = lambda n: pl.ds(n * CHUNK, CHUNK)
 
     def fetch(step):
-      n, slot = first + count - 1 - step, jax.lax.rem(step, STAGES)
+      n, slot = first + count - 1 - step, hopper.stage(step, stages)
       here, rows = arrived.at[slot], rows_of(n)
       copy = plgpu.copy_gmem_to_smem
       tokens.fetch(q_ref.at[b, rows, head], q_copied, slot, here)
@@ -411,13 +419,13 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       n = first + count - 1 - step
       plgpu.copy_gmem_to_smem(T_ref.at[b, head, n], T_s, T_arrived)
 
-    for step in range(STAGES):
+    for step in range(stages):
       pl.when(step < count)(lambda step=step: fetch(step))
     pl.when(count > 0)(lambda: fetch_T(0))
     i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
 
     def chunk(step, R):
-      n, slot = first + count - 1 - step, jax.lax.rem(step, STAGES)
+      n, slot = first + count - 1 - step, hopper.stage(step, stages)
       plgpu.barrier_wait(arrived.at[slot])
       q, k = tokens.at(q_s, slot), tokens.at(k_s, slot)
       k_turned = [part.T for part in k]
@@ -450,7 +458,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       dv *= hopper.along_cols(-jnp.exp2(G), BLOCK)
       dv = [*hopper.halves(dv, bf16)]
       R = tuple(product(dv, [x] * 2, part) for part, x in zip(R, k))
-      pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
+      pl.when(step + stages < count)(lambda: fetch(step + stages))
       return R
 
     R = (hopper.zeros((BLOCK, tokens.width)),) * len(parts)
@@ -470,15 +478,15 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
     grid=(B * P, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      tokens.deep(STAGES),
-      tokens.deep(STAGES),
-      tokens.buffer(STAGES, CHUNK, BLOCK),
+      tokens.deep(stages),
+      tokens.deep(stages),
+      tokens.buffer(stages, CHUNK, BLOCK),
       tokens.buffer(CHUNK, CHUNK),
       hopper.tiles((2 * CHUNK, CHUNK), f16),
-      plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.Barrier(num_arrivals=2 * len(parts) + 4, num_barriers=STAGES),
+      plgpu.SMEM((stages, CHUNK), f32),
+      plgpu.SMEM((stages, CHUNK), f32),
+      plgpu.SMEM((stages, CHUNK), f32),
+      plgpu.Barrier(num_arrivals=2 * len(parts) + 4, num_barriers=stages),
       plgpu.Barrier(),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),

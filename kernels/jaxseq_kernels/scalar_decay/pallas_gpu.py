@@ -40,7 +40,6 @@ __all__ = ["BLOCK", "ends", "keys", "queries", "scan"]
 
 BLOCK = 64  # Columns of the values that a program has.
 ANCHOR = 2  # Chunks from one state that is kept to the next.
-STAGES = 2  # Chunks that are copied ahead.
 
 
 def scan(q, k, v, g, state, *, scale, reverse=False, interpret=False):
@@ -85,15 +84,10 @@ def queries(do, v, k, g, state, q, *, scale, interpret=False):
   anchors = pl.cdiv(pl.cdiv(N, P), ANCHOR)
 
   def collect(at, z):
-    rows_ref, anchors_ref = at.outs
+    rows_ref, _ = at.outs
     M = at.product(at.x, at.v.T) * at.scores
     rows = hopper.sum_of_rows(M) + hopper.sum_of_rows(at.o * hopper.load(at.x))
     rows_ref.at[at.chunk][...] = rows
-
-    @pl.when(at.is_anchor)
-    def _():
-      plgpu.copy_smem_to_gmem(at.state, anchors_ref.at[at.anchor])
-
     return z
 
   outs = (
@@ -109,12 +103,8 @@ def keys(v, do, q, g, state, k, rows, anchors, *, scale, interpret=False):
   """dk by `scan` in reverse, and dg by blocks of K, [B, H, K' / 64, N, CHUNK]."""
 
   def collect(at, z):
-    (anchors_ref,), (dg_ref,) = at.ins, at.outs
-
-    @pl.when(at.is_anchor)
-    def _():
-      plgpu.copy_gmem_to_smem(anchors_ref.at[at.anchor], at.state, at.kept_arrived)
-
+    (dg_ref,) = at.outs
+    pl.when(at.is_anchor)(lambda: at.fetch_anchor(at.groups[0]))
     M = at.product(at.x, at.v.T) * at.scores  # Transposed.
     b = hopper.sum_of_rows(at.o * hopper.load(at.x))
     turn = lambda x: _turned(x, at.spare)
@@ -144,10 +134,13 @@ def _turned(x, spare):
 
 def _anchored(at):
   """z = exp2(G_C) <S, dS'> as a sum over rows."""
-  plgpu.barrier_wait(at.kept_arrived)
   z = 0.0
-  for S, state in zip(at.S, at.state_parts):
-    z += hopper.sum_of_rows(S * hopper.load(state))
+  for group in at.groups:
+    if group is not at.groups[0]:
+      at.fetch_anchor(group)
+    plgpu.barrier_wait(at.kept_arrived)
+    for part, state in zip(group, at.state):
+      z += hopper.sum_of_rows(at.S[part] * hopper.load(state))
   return z * jnp.exp2(at.total)
 
 
@@ -155,13 +148,13 @@ class _At(NamedTuple):
   """What a scan shows of a chunk to those that collect something."""
 
   chunk: Any  # The indices of what is kept by chunk and block of columns.
-  anchor: Any  # And by anchor.
   is_anchor: Any  # Whether the state before the chunk is kept.
+  fetch_anchor: Any  # A group of its parts,
+  state: Any  # to these places in shared memory,
+  kept_arrived: Any  # where this says when it is there.
+  groups: Any
   product: Any
   S: Any  # The state before, [BLOCK, K'], in parts by columns.
-  state: Any  # The same in shared memory, bfloat16, until something else is put there.
-  state_parts: Any
-  kept_arrived: Any
   total: Any
   scores: Any
   o: Any  # What is read of the state before.
@@ -169,7 +162,6 @@ class _At(NamedTuple):
   x: Any
   rows: Any  # Of `queries`.
   spare: Any  # Room for a number by token.
-  ins: Any
   outs: Any
 
 
@@ -198,8 +190,10 @@ def _walk(
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, v, g, state, x, rows, *ins) if y is not None]
   tokens = hopper.Tokens(q, k, v, x, depth=depth, interpret=interpret)
-  parts = tokens.parts  # Of k and S; those of q have 64 columns each.
+  parts, groups = tokens.parts, tokens.groups  # Of k and S; q's are of 64 columns.
+  together = len(groups[0]) * tokens.width
   q_count = 0 if q is None else depth // 64
+  stages = hopper.stages(depth)
   log_scale = math.log2(scale)
 
   def program(*refs):
@@ -216,11 +210,15 @@ def _walk(
     out_refs = [refs.pop(0) for _ in outs]
     names = tokens.names(*refs[:4])
     (q_s, k_s, v_s, x_s), (q_copied, k_copied, v_copied, x_copied) = names
-    g_rows, g_cols, sums, spare, rows_s, state_s = refs[4:10]
-    arrived, x_arrived, kept_arrived = refs[10:]
+    g_rows, g_cols, rows_s, state_s, arrived, x_arrived, kept_arrived = refs[4:]
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
+
+    def anchor(ref, local, group):
+      """Where a group of the state's parts is kept."""
+      here = batch, head, jax.lax.div(local, ANCHOR), columns
+      return ref.at[*here, pl.ds(parts[group[0]].start, together)]
 
     def place(step):
       local = count - 1 - step if reverse else step
@@ -228,7 +226,7 @@ def _walk(
 
     def fetch(step):
       _, n, rows = place(step)
-      slot = jax.lax.rem(step, STAGES)
+      slot = hopper.stage(step, stages)
       here = arrived.at[slot]
       copy = plgpu.copy_gmem_to_smem
       # What is beyond the array's end arrives as 0.
@@ -248,7 +246,7 @@ def _walk(
       if rows_ref is not None:
         plgpu.copy_gmem_to_smem(rows_ref.at[b, head, block, n], rows_s, x_arrived)
 
-    for step in range(STAGES):
+    for step in range(stages):
       pl.when(step < count)(lambda step=step: fetch(step))
     if x is not None:
       pl.when(count > 0)(lambda: fetch_x(0))
@@ -258,19 +256,29 @@ def _walk(
     def chunk(step, carry):
       S, z = list(carry[0]), carry[1]
       local, n, rows = place(step)
-      slot = jax.lax.rem(step, STAGES)
+      slot = hopper.stage(step, stages)
       plgpu.barrier_wait(arrived.at[slot])
       k, v = tokens.at(k_s, slot), v_s.at[slot]
-      gates = _gates(g_rows.at[slot], g_cols.at[slot], sums, i, j, log_scale, reverse)
+      gates = _gates(g_rows.at[slot], g_cols.at[slot], i, j, log_scale, reverse)
 
       if q_s is not None:
-        for part, at in enumerate(parts):
-          state_s.at[:, at][...] = S[part].astype(bf16)
-        plgpu.commit_smem()
         q = [q_s.at[slot * q_count + part] for part in range(q_count)]
         cut = lambda y: [y.at[:, pl.ds(at, 64)].T for at in range(0, y.shape[1], 64)]
+        state = [state_s.at[:, at] for at in parts[: len(groups[0])]]
+        is_anchor = (local == count - 1) | (jax.lax.rem(local, ANCHOR) == ANCHOR - 1)
+        o = None
+        for group in groups:
+          for part, to in zip(group, state):
+            to[...] = S[part].astype(bf16)
+          plgpu.commit_smem()
+          if name == "queries":
+            to = anchor(out_refs[1], local, group)
+            pl.when(is_anchor)(lambda to=to: plgpu.copy_smem_to_gmem(state_s, to))
+          q_here = q[parts[group[0]].start // 64 :][: together // 64]
+          o = product(q_here, cut(state_s), o)
+          if group is not groups[-1]:
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         scores = product(q, sum(map(cut, k), []))
-        o = product(q, cut(state_s))
         share = hopper.along_rows(gates.rows, CHUNK)
         share -= hopper.along_cols(gates.cols, CHUNK)
         seen = (i <= j) if reverse else (i >= j)
@@ -278,24 +286,27 @@ def _walk(
         o *= hopper.along_rows(jnp.exp2(gates.rows + gates.shift), BLOCK)
         if collect is not None:
           plgpu.barrier_wait(x_arrived)
-          last = (local == count - 1) | (jax.lax.rem(local, ANCHOR) == ANCHOR - 1)
+
+          def fetch_anchor(group):
+            here = anchor(in_refs[0], local, group)
+            plgpu.copy_gmem_to_smem(here, state_s, kept_arrived)
+
           at = _At(
             chunk=(b, head, block, n),
-            anchor=(batch, head, jax.lax.div(local, ANCHOR), columns),
-            is_anchor=last,
+            is_anchor=is_anchor,
+            fetch_anchor=fetch_anchor,
+            state=state,
+            kept_arrived=kept_arrived,
+            groups=groups,
             product=product,
             S=S,
-            state=state_s,
-            state_parts=[state_s.at[:, at] for at in parts],
-            kept_arrived=kept_arrived,
             total=gates.total,
             scores=scores,
             o=o,
             v=v,
             x=x_s,
             rows=rows_s,
-            spare=spare,
-            ins=in_refs,
+            spare=g_cols.at[slot],
             outs=out_refs,
           )
           z = collect(at, z)
@@ -311,7 +322,7 @@ def _walk(
         kept = S[part] * hopper.along_rows(jnp.exp2(gates.total), tokens.width)
         S[part] = product(writes.astype(bf16), k[part], kept)
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      pl.when(step + STAGES < count)(lambda: fetch(step + STAGES))
+      pl.when(step + stages < count)(lambda: fetch(step + stages))
       return tuple(S), z
 
     S = (hopper.zeros((BLOCK, tokens.width)),) * len(parts)
@@ -333,17 +344,15 @@ def _walk(
     grid=(B * P, H, width // BLOCK),
     grid_names=("batch", "head", "block"),
     scratch_types=[
-      None if q is None else tokens.buffer(STAGES * q_count, CHUNK, 64),
-      tokens.deep(STAGES),
-      tokens.buffer(STAGES, CHUNK, BLOCK),
+      None if q is None else tokens.buffer(stages * q_count, CHUNK, 64),
+      tokens.deep(stages),
+      tokens.buffer(stages, CHUNK, BLOCK),
       None if x is None else tokens.buffer(CHUNK, BLOCK),
-      plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.SMEM((STAGES, CHUNK), f32),
-      plgpu.SMEM((CHUNK,), f32),
-      plgpu.SMEM((CHUNK,), f32),
+      plgpu.SMEM((stages, CHUNK), f32),
+      plgpu.SMEM((stages, CHUNK), f32),
       None if rows is None else plgpu.SMEM((CHUNK,), f32),
-      None if q is None else hopper.tiles((BLOCK, depth), bf16),
-      plgpu.Barrier(num_arrivals=q_count + len(parts) + 3, num_barriers=STAGES),
+      None if q is None else hopper.tiles((BLOCK, together), bf16),
+      plgpu.Barrier(num_arrivals=q_count + len(parts) + 3, num_barriers=stages),
       plgpu.Barrier(num_arrivals=1 if rows is None else 2),
       plgpu.Barrier(),
     ],
@@ -364,19 +373,17 @@ class _Gates(NamedTuple):
   writes: Any  # What is written of a column.
 
 
-def _gates(g_rows, g_cols, sums, i, j, log_scale, reverse):
-  """From the decays of a chunk."""
+def _gates(g_rows, g_cols, i, j, log_scale, reverse):
+  """From the decays of a chunk, whose second place is then free."""
   by_row = plgpu.load(g_rows, layout=hopper.ROWS)
   by_col = plgpu.load(g_cols, layout=hopper.COLS)
   none_row = jnp.where(by_row > 0, 1e30, 0.0)
   none_col = jnp.where(by_col > 0, 1e30, 0.0)
   g = hopper.along_cols(jnp.minimum(by_col, 0.0), CHUNK)
   G = hopper.sum_of_rows(jnp.where(i >= j, g, 0.0))
-  sums[...] = G
-  plgpu.commit_smem()
-  G_col = plgpu.load(sums, layout=hopper.COLS)
+  G_col = _turned(G, g_cols)
   total = hopper.sum_of_rows(g)
-  last = sums[CHUNK - 1]
+  last = g_cols[CHUNK - 1]
   if reverse:
     rows, cols = -G - none_row, -G_col - log_scale + none_col
     return _Gates(rows, cols, last, total, jnp.exp2(G_col + log_scale - none_col))
