@@ -193,7 +193,8 @@ def _walk(
   parts, groups = tokens.parts, tokens.groups  # Of k and S; q's are of 64 columns.
   together = len(groups[0]) * tokens.width
   q_count = 0 if q is None else depth // 64
-  stages = hopper.stages(depth)
+  # Nothing is collected in the forward pass: one program a processor is faster there.
+  stages = 2 if collect is None else hopper.stages(depth)
   log_scale = math.log2(scale)
 
   def program(*refs):
