@@ -135,23 +135,26 @@ def _scan(chunks, v, state, pieces, reads, keep, interpret):
   )
 
 
-def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
+def reverse(chunks, do, Z, state=None, *, pieces=None, interpret=False):
   """dv, and what the chunks' own gradients need.
 
   Args:
     chunks: As of `scan`.
     do: [B, T, H, V] bfloat16.
+    Z: From `scan`; not read if there is an R, or if there are only the states.
     state: Gradients of the states after each piece, or None for zeros.
     pieces: If given, that many begin with zeros, and there are only the states.
 
   Returns:
     The gradients of the states before each piece, as those after it; dv, as do; those
-    of the states after each chunk, Y, [B, H, N, V', K'] bfloat16; and dZ, as do, if it
-    is more than another form of dv: if there is an R.
+    of the states after each chunk, Y, [B, H, N, V', K'] bfloat16. If there is an R, dZ,
+    as do. Else dZ is dv in another form, and the last are sums of dv Z by token and
+    block of columns, [B, H, V' / 64, N, CHUNK] float32, of dv before it is rounded.
   """
   both, ends = chunks.R is not None, pieces is not None
   solve = "X" if not both else "" if ends else "NOR"
-  groups = dict(arrive="PA", values=["do"], solve=solve, leave="QW")
+  Z = None if both or ends else Z
+  groups = dict(arrive="PA", values=["do", "Z"], solve=solve, leave="QW")
 
   def chunk(Y, x, step, product):
     Y_b, kept, do = step.hold("Y", Y), step.kept(), x["do"].T
@@ -163,9 +166,11 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
     if not both:  # The gradient of U, that is of v, takes its place.
       step.wait("solve")
       X, X_rest = hopper.stacked(x["X"])
-      dZ, rest = halves(product([dZ, rest, dZ], [X, X, X_rest]))
+      dv = product([dZ, rest, dZ], [X, X, X_rest])
+      dZ, rest = halves(dv)
       step.fetch("solve")
       if not ends:
+        step.note(dots=hopper.sum_of_cols(dv * wide(x["Z"].T)))
         step.send(dv=dZ)
     elif not ends:
       step.wait("solve")
@@ -184,8 +189,8 @@ def reverse(chunks, do, state=None, *, pieces=None, interpret=False):
     "reverse_ends" if ends else "reverse",
     chunk,
     groups,
-    chunks._asdict() | dict(do=do),
-    () if ends else ("dv", "Y", "dZ") if both else ("dv", "Y"),
+    chunks._asdict() | dict(do=do, Z=Z),
+    () if ends else ("dv", "Y", "dZ" if both else "dots"),
     state,
     pieces or 1,
     interpret,
@@ -201,6 +206,7 @@ class _Step(NamedTuple):
     fetch: Those of the next chunk.
     hold: A state in shared memory, as blocks of channels.
     send: What has been made of its tokens. No state is held any more.
+    note: Numbers by token.
     kept: D, over the columns of a transposed state.
   """
 
@@ -208,6 +214,7 @@ class _Step(NamedTuple):
   fetch: Callable
   hold: Callable
   send: Callable
+  note: Callable
   kept: Callable
 
 
@@ -242,7 +249,7 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
   product = hopper.plain_product if interpret else hopper.product
 
   def program(*refs, x, x_values, y, arrived):
-    x_values, values_copied = tokens.names(x_values)
+    x_values, values_copied = tokens.names(*x_values)
     (y,), (y_copied,) = tokens.names(y)
     x = x | dict(zip(groups["values"], x_values))
     copied = x | dict(zip(groups["values"], values_copied))
@@ -258,6 +265,8 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
         return place.batch, place.head, n, mine
       if name in (*PAIRS, "D"):
         return place.batch, place.head, n
+      if name == "dots":
+        return place.batch, place.head, place.block, n
       # What is beyond the array's end arrives as 0.
       own = pl.ds(place.block * 0, depth) if name in KEYS else mine
       return place.batch, pl.ds(n * CHUNK, CHUNK), place.head, own
@@ -295,14 +304,18 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
       for c, name in enumerate(arrays):
         plgpu.copy_smem_to_gmem(y_copied.at[c], ref[name].at[at(name, number(i))])
 
+    def note(i, **numbers):
+      for name, x in numbers.items():
+        ref[name].at[at(name, number(i))][...] = x
+
     def kept(i):
       D = ref["D"].at[at("D", number(i))]
       D = plgpu.load(D, layout=hopper.COLS, optimized=False)
       return hopper.along_cols(D, BLOCK)
 
     def step(i, S):
-      actions = (fetch, hold, send, kept)
-      later, *now = map(functools.partial, actions, (i + 1, i, i, i))
+      later = functools.partial(fetch, i + 1)
+      now = [functools.partial(action, i) for action in (hold, send, note, kept)]
       # Always 0, unknown to the compiler: else it keeps all addresses in registers.
       zero = jax.lax.optimization_barrier(i - i)
       here = {name: ref.at[zero] for name, ref in x.items()}
@@ -329,7 +342,7 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
     grid_names=("batch", "head", "block"),
     scratch_types=dict(
       x={name: _buffer(name, depth) for name in staged if name in (*KEYS, *PAIRS)},
-      x_values=tokens.buffer(1, CHUNK, BLOCK),
+      x_values=[tokens.buffer(1, CHUNK, BLOCK)] * len(groups["values"]),
       y=tokens.buffer(max(2, depth // BLOCK), CHUNK, BLOCK),
       arrived={
         group: plgpu.Barrier(num_arrivals=len(names)) for group, names in groups.items()
@@ -353,6 +366,8 @@ def _outs(arrays, sent, state, pieces, identity):
   by_chunk = jax.ShapeDtypeStruct((B, H, N, V, depth), bf16)
   by_token = jax.ShapeDtypeStruct(values.shape, bf16)
   outs = {name: by_chunk if name in STATES else by_token for name in sent}
+  if "dots" in sent:
+    outs["dots"] = jax.ShapeDtypeStruct((B, H, V // BLOCK, N, CHUNK), f32)
   return dict(last=jax.ShapeDtypeStruct(last, f32)) | outs
 
 

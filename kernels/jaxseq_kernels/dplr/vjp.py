@@ -78,16 +78,19 @@ def _backward(scale, pieces, interpret, kept, gradients):
 
   after = dlast
   if pieces > 1:
-    (left,) = pallas_gpu.reverse(chunks, do, pieces=pieces, **options)
+    (left,) = pallas_gpu.reverse(chunks, do, Z, pieces=pieces, **options)
     left = left.reshape(-1, pieces, *left.shape[1:])
     after = matrix_states.between(dlast, left, M, reverse=True)
-  dfirst, dv, Y, *dZ = pallas_gpu.reverse(chunks, do, after, **options)
-  (dZ,) = dZ or [dv]
+  dfirst, dv, Y, rest = pallas_gpu.reverse(chunks, do, Z, after, **options)
   g, docs, b, a, beta = gates
+  dZ, dbeta = rest, None
+  if beta is not None:
+    # A token adds beta z to its key's values, and dz is dv: so dv_j . Z_j / beta_j, in
+    # which nothing cancels when keys repeat.
+    dZ, dbeta = dv, rest.sum(axis=2) / beta
   dq, dk, dg, db, da = pallas_gpu_chunks.gradients(
     q, k, v, do, g, docs, chunks.X, S, Y, Z, dZ, b, a, beta, scale=scale, **options
   )
-  dbeta = None if beta is None else _of_beta(dv, Z, beta)
   dstate = None
   if not stateless:
     dstate = dfirst.reshape(-1, pieces, *dfirst.shape[1:])[:, 0]
@@ -96,15 +99,6 @@ def _backward(scale, pieces, interpret, kept, gradients):
 
 def _not_zero(beta):
   return None if beta is None else matrix_states.not_zero(beta)
-
-
-def _of_beta(dv, Z, beta):
-  """Its gradient: a token adds beta z to its key's values, and dz is dv.
-
-  So dv_j Z_j / beta_j, in which nothing cancels when keys repeat.
-  """
-  products = jnp.sum(dv.astype(jnp.float32) * Z, axis=-1)
-  return matrix_states.in_chunks(products) / beta
 
 
 scan.defvjp(_primals, _backward, symbolic_zeros=True)
