@@ -1,5 +1,6 @@
 """What the Mosaic GPU kernels for Hopper share: tiles, products, register layouts."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -25,11 +26,13 @@ __all__ = [
   "plain_product",
   "product",
   "rounded",
+  "stacked",
   "stage",
   "stages",
   "sum_of_cols",
   "sum_of_rows",
   "tiles",
+  "with_end",
   "zeros",
 ]
 
@@ -139,6 +142,18 @@ class Tokens:
     """The parts of a deep buffer."""
     count = len(self.parts)
     return [buffer.at[stage * count + part] for part in range(count)]
+
+  def load(self, ref=None):
+    """A state [64, depth] from global memory to registers, in parts; else zeros."""
+    if ref is None:
+      return (zeros((64, self.width)),) * len(self.parts)
+    load = functools.partial(plgpu.load, layout=TILE, optimized=False)
+    return tuple(load(ref.at[:, part]) for part in self.parts)
+
+  def store(self, state, ref):
+    """The parts of a state to global memory."""
+    for x, part in zip(state, self.parts):
+      ref.at[:, part][...] = x
 
 
 def with_end(x):

@@ -277,9 +277,8 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
         plgpu.commit_smem()
         if keep and S_s is not None:
           plgpu.copy_smem_to_gmem(S_s, S_ref.at[b, head, n, columns])
-        o = product(S_b, turned(queries)) * hopper.along_cols(
-          jnp.exp2(G + log_scale), BLOCK
-        )
+        o = product(S_b, turned(queries))
+        o *= hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
         pl.when(more)(lambda: fetch_q(step + 1))
 
       y = product(S_b, turned(k)) * hopper.along_cols(-jnp.exp2(G), BLOCK)
@@ -306,16 +305,15 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       pl.when(step + stages < count)(lambda: fetch(step + stages))
       return S
 
-    def before(at):
-      if state is not None:
-        return _state(state_ref.at[batch, head, columns, at])
+    def unit(at):
       row, column = (hopper.iota((BLOCK, at.size), axis) for axis in range(2))
       row += block * BLOCK - identity - at.start
       return jnp.where(row == column, 1.0, 0.0)
 
-    S = jax.lax.fori_loop(0, count, chunk, tuple(map(before, parts)))
-    for part, at in zip(S, parts):
-      last_ref.at[batch, head, columns, at][...] = part
+    here = batch, head, columns
+    S = tuple(map(unit, parts)) if state is None else tokens.load(state_ref.at[here])
+    S = jax.lax.fori_loop(0, count, chunk, S)
+    tokens.store(S, last_ref.at[here])
     plgpu.wait_smem_to_gmem(0)
 
   outs = [jax.ShapeDtypeStruct((B * P, H, width, depth), f32)]
@@ -349,11 +347,6 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     interpret=interpret or None,
   )
   return run(*arrays)
-
-
-def _state(ref):
-  """From global memory to registers."""
-  return plgpu.load(ref, layout=hopper.TILE, optimized=False)
 
 
 def _row(x):
@@ -461,12 +454,10 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       pl.when(step + stages < count)(lambda: fetch(step + stages))
       return R
 
-    R = (hopper.zeros((BLOCK, tokens.width)),) * len(parts)
-    if state is not None:
-      R = tuple(_state(state_ref.at[batch, head, columns, at]) for at in parts)
+    here = batch, head, columns
+    R = tokens.load(None if state is None else state_ref.at[here])
     R = jax.lax.fori_loop(0, count, chunk, R)
-    for part, at in zip(R, parts):
-      first_ref.at[batch, head, columns, at][...] = part
+    tokens.store(R, first_ref.at[here])
     plgpu.wait_smem_to_gmem(0)
 
   outs = [jax.ShapeDtypeStruct((B * P, H, width, depth), f32)]
@@ -658,9 +649,8 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
 
       return R
 
-    R = (hopper.zeros((BLOCK, tokens.width)),) * len(parts)
-    if state is not None:
-      R = tuple(_state(state_ref.at[batch, head, columns, at]) for at in parts)
+    here = batch, head, columns
+    R = tokens.load(None if state is None else state_ref.at[here])
     jax.lax.fori_loop(0, count, chunk, R)
     plgpu.wait_smem_to_gmem(0)
 

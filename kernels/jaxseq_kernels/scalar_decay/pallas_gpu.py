@@ -24,7 +24,6 @@ that z is known there, and z before it is z + sum a - sum of the b before: sums 
 few chunks only, so that no small difference of large sums is ever taken.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -326,15 +325,11 @@ def _walk(
       pl.when(step + stages < count)(lambda: fetch(step + stages))
       return tuple(S), z
 
-    S = (hopper.zeros((BLOCK, tokens.width)),) * len(parts)
-    if state is not None:
-      before = [state_ref.at[batch, head, columns, at] for at in parts]
-      load = functools.partial(plgpu.load, layout=hopper.TILE, optimized=False)
-      S = tuple(map(load, before))
+    here = batch, head, columns
+    S = tokens.load(None if state is None else state_ref.at[here])
     z = hopper.zeros((CHUNK,), hopper.COLS)
     S, _ = jax.lax.fori_loop(0, count, chunk, (S, z))
-    for part, at in enumerate(parts):
-      last_ref.at[batch, head, columns, at][...] = S[part]
+    tokens.store(S, last_ref.at[here])
     plgpu.wait_smem_to_gmem(0)
 
   states = jax.ShapeDtypeStruct((B * P, H, width, depth), f32)
