@@ -100,7 +100,8 @@ class Tokens:
   def __init__(self, *arrays, depth: int, interpret=False):
     """For arrays, or None, and deep buffers of so many columns."""
     sizes = [(x.shape[1], x.shape[-1]) for x in arrays if x is not None]
-    self.whole = all(T % 8 == 0 and D % 64 == 0 for T, D in sizes)
+    # Copies leave out an axis of a single tile.
+    self.whole = all(T % 8 == 0 and T > 8 and D % 64 == 0 for T, D in sizes)
     together = depth if depth <= 128 else math.gcd(depth, 128)
     self.width = together if self.whole else 64
     self.parts = [pl.ds(start, self.width) for start in range(0, depth, self.width)]
@@ -117,7 +118,9 @@ class Tokens:
     return [tiles(shape, jnp.bfloat16), *([] if self._named_once else [as_rows])]
 
   def buffer(self, *shape: int):
-    """Shared memory under its names."""
+    """Shared memory under its names. That these share it to the byte is not promised by
+    JAX, whose unions are for one use after the other: the tests on a GPU would tell.
+    """
     names = self.names_of(*shape)
     return names[0] if self._named_once else plgpu.RefUnion(*names)
 

@@ -24,7 +24,7 @@ GATES = {  # By op, the arrays that follow q, k and v.
 }
 CASES = {
   "odd": dict(T=150, H=2, K=64, V=64),
-  "few": dict(B=2, T=70, K=136, V=24, stateful=True),
+  "few": dict(T=70, K=136, V=24, stateful=True),
   "one tile of values": dict(T=515, K=64, V=64, stateful=True),
   "two pieces": dict(T=530, K=32, V=96, stateful=True),
   "packed, extreme": dict(T=330, K=96, V=64, stateful=True, packed=True, extreme=True),
