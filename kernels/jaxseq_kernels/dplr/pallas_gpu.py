@@ -316,8 +316,7 @@ def _walk(kind, chunk, groups, arrays, sent, state, pieces, interpret):
     def step(i, S):
       later = functools.partial(fetch, i + 1)
       now = [functools.partial(action, i) for action in (hold, send, note, kept)]
-      # Always 0, unknown to the compiler: else it keeps all addresses in registers.
-      zero = jax.lax.optimization_barrier(i - i)
+      zero = hopper.stage(i, 1)
       here = {name: ref.at[zero] for name, ref in x.items()}
       return chunk(S, here, _Step(wait, later, *now), product)
 
