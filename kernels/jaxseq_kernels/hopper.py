@@ -21,6 +21,7 @@ __all__ = [
   "along_rows",
   "halves",
   "iota",
+  "leave",
   "load",
   "place",
   "plain_product",
@@ -28,7 +29,6 @@ __all__ = [
   "rounded",
   "stacked",
   "stage",
-  "stages",
   "sum_of_cols",
   "sum_of_rows",
   "tiles",
@@ -169,15 +169,16 @@ def with_end(x):
   return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, columns)])
 
 
-def stages(depth: int) -> int:
-  """How many chunks of so many columns are copied ahead, two programs a processor."""
-  return 2 if depth <= 128 else 1
-
-
 def stage(step, stages: int):
   """Where the chunk of a step is."""
   # Unknown to the compiler: were it 0, all addresses would be kept in registers.
   return jax.lax.optimization_barrier(jax.lax.rem(step, stages))
+
+
+def leave(barrier):
+  """At a program's end: no warpgroup may go while others have products under way."""
+  plgpu.barrier_arrive(barrier)
+  plgpu.barrier_wait(barrier)
 
 
 def load(ref):

@@ -10,10 +10,10 @@ state before it and D_ij = exp2(G_i - G_j) for j <= i,
 
 where I + T is the inverse of I + M, M = beta_j (k k^T * D)_ij for j < i. First
 `inverses` finds all T, float16: for keys of length 1 at most and beta <= 2 no entry
-exceeds 2. Then `scan`: a program, one warpgroup, walks over the chunks of a piece of a
-head's sequence, for 64 columns of the values. It keeps the state, transposed, in
-registers, where it is the left operand of products, as are y and n; the copies of later
-chunks are under way while it works on one.
+exceeds 2. Then `scan`: a program walks over the chunks of a piece of a head's sequence.
+One or two of its warpgroups have in registers the state, transposed, of 64 columns of
+the values each, and find w. One more starts the copies of later chunks, finds P, and of
+the states and n, which it is given in shared memory, o.
 
 If keys repeat at beta = 2, T alternates between 2 and -2 and nothing that was written
 fades: what is rounded away stays, chunk after chunk. So T, y and what is written to S
@@ -25,8 +25,8 @@ Backwards in time, with R the gradient of the state after the chunk,
     dv = (I + T)^T (beta dn)            dw = dv
     dS = exp2(G_C) R + (s exp2(G) q)^T do - (exp2(G) k)^T dv
 
-which `values` does for 64 columns of the values, and again `keys` for 64 of the keys,
-with dv, w and S known:
+which `values` does in the same way, the last warpgroup finding P only, and then `keys`,
+a program for 64 columns of the keys, with dv, w and S known:
 
     dP = do w^T * s D beta_j            dM = -dv w^T * D beta_j,   j < i
     dq = s exp2(G) do S^T + dP k
@@ -51,7 +51,7 @@ from jaxseq_kernels.matrix_states import CHUNK, not_zero, up
 
 __all__ = ["BLOCK", "inverses", "keys", "maps", "scan", "values"]
 
-BLOCK = 64  # Columns of the values, or of the keys, that a program has.
+BLOCK = 64  # Columns of the values, or of the keys, that a warpgroup has.
 SMALL = 2.0**-6  # Of beta: times what may be little, it leaves the range of float16.
 
 bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
@@ -75,7 +75,7 @@ def inverses(k, g, beta, *, interpret=False):
   span = min(N, 32)  # Chunks of a program.
 
   def program(k_ref, g_ref, beta_ref, T_ref, G_ref, *refs):
-    k_s, *refs, done = refs
+    k_s, *refs, ended = refs
     (k_s,), (k_copied,) = tokens.names(k_s)
     group = jax.lax.axis_index("group")
     N_s, T_s, g_s, beta_s, sums, arrived = (x.at[group] for x in refs)
@@ -121,9 +121,7 @@ def inverses(k, g, beta, *, interpret=False):
 
     jax.lax.fori_loop(0, count, chunk, 0)
     plgpu.wait_smem_to_gmem(0)
-    # None may leave while others have products under way.
-    plgpu.barrier_arrive(done)
-    plgpu.barrier_wait(done)
+    hopper.leave(ended)
 
   run = plgpu.kernel(
     program,
@@ -192,10 +190,11 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
   P = pieces if state is None else state.shape[0] // B
   depth, width = up(K, 64), up(V, 64)
   tokens = hopper.Tokens(q, k, v, depth=depth, interpret=interpret)
-  parts, stages = tokens.parts, hopper.stages(depth)
+  parts = tokens.parts
   identity = width  # Where the columns of the identity begin.
   if q is None:
     width += depth
+  states, stages = _plan(depth, width)
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, v, G, beta, T, state) if y is not None]
   log_scale = math.log2(scale)
@@ -210,111 +209,146 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     o_ref = None if q is None else refs.pop(0)
     w_ref, S_ref = (refs.pop(0), refs.pop(0)) if keep else (None, None)
     names = tokens.names(*refs[:4])
-    (q_s, k_s, v_s, P_s), (q_copied, k_copied, v_copied, P_copied) = names
-    T_s, S_s, G_rows, G_cols, beta_s, arrived, q_arrived, T_arrived = refs[4:]
+    (q_s, k_s, v_s, o_s), (q_copied, k_copied, v_copied, o_copied) = names
+    S_s, n_s, P_s, T_s, G_rows, G_cols, beta_s, *barriers = refs[4:]
+    arrived, q_arrived, T_arrived, given, written, done, ended = barriers
 
     batch, b, head, block, first, count = hopper.place(N, P)
-    columns = pl.ds(block * BLOCK, BLOCK)
+    zero = head * 0  # Refs that the compiler knows all of fail in sums of products.
+    columns = lambda c: pl.ds((block * states + c) * BLOCK, BLOCK)
     rows_of = lambda n: pl.ds(n * CHUNK, CHUNK)
-
+    turned = lambda x: [part.T for part in x]
+    S_of = lambda c: [S_s.at[c].at[:, at] for at in parts]
     copy = plgpu.copy_gmem_to_smem
 
     def fetch(step):
       n, slot = first + step, hopper.stage(step, stages)
       here, rows = arrived.at[slot], rows_of(n)
       tokens.fetch(k_ref.at[b, rows, head], k_copied, slot, here)
-      copy(v_ref.at[b, rows, head, columns], v_copied.at[slot], here)
+      for c in range(states):
+        to = v_copied.at[slot * states + c]
+        copy(v_ref.at[b, rows, head, columns(c)], to, here)
       copy(G_ref.at[b, head, n], G_rows.at[slot], here)
       copy(G_ref.at[b, head, n], G_cols.at[slot], here)
       copy(beta_ref.at[b, head, n], beta_s.at[slot], here)
 
     def fetch_q(step):
-      here = q_ref.at[b, rows_of(first + step), head]
-      tokens.fetch(here, q_copied, 0, q_arrived)
+      here, slot = q_ref.at[b, rows_of(first + step), head], hopper.stage(step, stages)
+      tokens.fetch(here, q_copied, slot, q_arrived.at[slot])
 
     def fetch_T(step):
       copy(T_ref.at[b, head, first + step], T_s, T_arrived)
 
-    for step in range(stages):
-      pl.when(step < count)(lambda step=step: fetch(step))
-
-    @pl.when(count > 0)
-    def _():
-      fetch_T(0)
-      if q is not None:
-        fetch_q(0)
-
-    i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
-
-    def chunk(step, S):
-      n, slot, more = first + step, hopper.stage(step, stages), step + 1 < count
+    def of_state(step, S):
+      n, slot = first + step, hopper.stage(step, stages)
+      S_parts = S_of(group)
+      for part, to in zip(S, S_parts):
+        to[...] = part.astype(bf16)
+      plgpu.commit_smem()
+      plgpu.barrier_arrive(given.at[group])
+      if keep:
+        plgpu.copy_smem_to_gmem(S_s.at[group], S_ref.at[b, head, n, columns(group)])
       plgpu.barrier_wait(arrived.at[slot])
-      k = tokens.at(k_s, slot)
-      turned = lambda x: [part.T for part in x]
+      k, v = tokens.at(k_s, slot), v_s.at[slot * states + group]
       G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
       total = G_cols[slot, CHUNK - 1]
-      S_b = [part.astype(bf16) for part in S]
-
-      if q is not None:
-        plgpu.barrier_wait(q_arrived)
-        G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
-        share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
-        share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-        queries = tokens.at(q_s, 0)
-        scores = product(queries, turned(k)) * share
-        if keep and S_s is None:
-          for start in range(0, depth, BLOCK):
-            S_c = S_b[start // tokens.width]
-            P_s[...] = S_c[:, start % tokens.width :][:, :BLOCK]
-            plgpu.commit_smem()
-            to = S_ref.at[b, head, n, columns, pl.ds(start, BLOCK)]
-            plgpu.copy_smem_to_gmem(P_copied, to)
-            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        P_s[...] = scores.astype(bf16)
-        if keep and S_s is not None:
-          for part, at in zip(S_b, parts):
-            S_s.at[:, at][...] = part
-        plgpu.commit_smem()
-        if keep and S_s is not None:
-          plgpu.copy_smem_to_gmem(S_s, S_ref.at[b, head, n, columns])
-        o = product(S_b, turned(queries))
-        o *= hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
-        pl.when(more)(lambda: fetch_q(step + 1))
-
-      y = product(S_b, turned(k)) * hopper.along_cols(-jnp.exp2(G), BLOCK)
-      y += hopper.load(v_s.at[slot].T)
+      y = product(S_parts, turned(k)) * hopper.along_cols(-jnp.exp2(G), BLOCK)
+      y += hopper.load(v.T)
       plgpu.barrier_wait(T_arrived)
-      w = _solved(product, y, [T.T for T in hopper.stacked(T_s)])
-      pl.when(more)(lambda: fetch_T(step + 1))
+      w = _solved(product, y, turned(hopper.stacked(T_s)))
       if keep:
-        v_s.at[slot].T[...] = w.astype(bf16)  # The values are not needed any more.
+        v.T[...] = w.astype(bf16)  # The values are not needed any more.
       w *= hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
       if q is not None:
-        o = product(w.astype(bf16), P_s.T, o)
-        P_s.T[...] = o.astype(bf16)
-        plgpu.commit_smem()
-        here = b, rows_of(n), head, columns
-        plgpu.copy_smem_to_gmem(P_copied, o_ref.at[here])
-        if keep:
-          plgpu.copy_smem_to_gmem(v_copied.at[slot], w_ref.at[here])
+        n_s.at[group][...] = w.astype(bf16)
+      plgpu.commit_smem()
+      plgpu.barrier_arrive(written.at[group])
+      if keep:
+        here = w_ref.at[b, rows_of(n), head, columns(group)]
+        plgpu.copy_smem_to_gmem(v_copied.at[slot * states + group], here)
       w *= hopper.along_cols(jnp.exp2(total - G), BLOCK)
       kept = hopper.along_rows(_row(jnp.exp2(total)), tokens.width)
       w = [*hopper.halves(w, bf16)]
       S = tuple(product(w, [x] * 2, part * kept) for part, x in zip(S, k))
+      plgpu.barrier_wait(done)
       plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      pl.when(step + stages < count)(lambda: fetch(step + stages))
       return S
+
+    def after_given(step):
+      for c in range(states):
+        plgpu.barrier_wait(given.at[c])
+      ahead = step - 1 + stages  # All of the chunk before has been used.
+      pl.when((step > 0) & (ahead < count))(lambda: fetch(ahead))
+
+    def after_written(step):
+      for c in range(states):
+        plgpu.barrier_wait(written.at[c])
+      pl.when(step + 1 < count)(lambda: fetch_T(step + 1))
+
+    def of_copies(step, carry):
+      after_given(step)
+      after_written(step)
+      plgpu.barrier_arrive(done)
+      return carry
+
+    def of_outputs(step, carry):
+      n, slot = first + step, hopper.stage(step, stages)
+      plgpu.barrier_wait(arrived.at[slot])
+      plgpu.barrier_wait(q_arrived.at[slot])
+      q, k = tokens.at(q_s, slot), tokens.at(k_s, slot)
+      G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
+      G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
+      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
+      share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
+      P_s[...] = (product(q, turned(k)) * share).astype(bf16)
+      plgpu.commit_smem()
+      since = hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
+      after_given(step)
+      o = [product(S_of(zero + c), turned(q)) * since for c in range(states)]
+      pl.when(step + stages < count)(lambda: fetch_q(step + stages))
+      after_written(step)
+      o = [product(n_s.at[zero + c], P_s.T, x) for c, x in enumerate(o)]
+      plgpu.barrier_arrive(done)
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      for c, x in enumerate(o):
+        o_s.at[zero + c].T[...] = x.astype(bf16)
+      plgpu.commit_smem()
+      for c in range(states):
+        here = o_ref.at[b, rows_of(n), head, columns(c)]
+        plgpu.copy_smem_to_gmem(o_copied.at[c], here)
+      return carry
 
     def unit(at):
       row, column = (hopper.iota((BLOCK, at.size), axis) for axis in range(2))
-      row += block * BLOCK - identity - at.start
+      row += (block * states + group) * BLOCK - identity - at.start
       return jnp.where(row == column, 1.0, 0.0)
 
-    here = batch, head, columns
-    S = tuple(map(unit, parts)) if state is None else tokens.load(state_ref.at[here])
-    S = jax.lax.fori_loop(0, count, chunk, S)
-    tokens.store(S, last_ref.at[here])
-    plgpu.wait_smem_to_gmem(0)
+    i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+    group = jax.lax.axis_index("group")
+
+    @pl.when(group < states)
+    def _():
+      here = batch, head, columns(group)
+      S = tuple(map(unit, parts)) if state is None else tokens.load(state_ref.at[here])
+      S = jax.lax.fori_loop(0, count, of_state, S)
+      tokens.store(S, last_ref.at[here])
+      plgpu.wait_smem_to_gmem(0)
+
+    @pl.when(group == states)
+    def _():
+      for step in range(stages):
+
+        @pl.when(step < count)
+        def _(step=step):
+          fetch(step)
+          if q is not None:
+            fetch_q(step)
+
+      pl.when(count > 0)(lambda: fetch_T(0))
+      jax.lax.fori_loop(0, count, of_copies if q is None else of_outputs, None)
+      plgpu.wait_smem_to_gmem(0)
+
+    hopper.leave(ended)
 
   outs = [jax.ShapeDtypeStruct((B * P, H, width, depth), f32)]
   if q is not None:
@@ -325,28 +359,38 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
   run = plgpu.kernel(
     program,
     out_type=tuple(outs),
-    grid=(B * P, H, width // BLOCK),
+    grid=(B * P, H, width // (states * BLOCK)),
     grid_names=("batch", "head", "block"),
+    num_threads=states + 1,
+    thread_name="group",
     scratch_types=[
-      None if q is None else tokens.deep(1),
+      None if q is None else tokens.deep(stages),
       tokens.deep(stages),
-      tokens.buffer(stages, CHUNK, BLOCK),
-      None if q is None else tokens.buffer(CHUNK, CHUNK),
+      tokens.buffer(stages * states, CHUNK, BLOCK),
+      None if q is None else tokens.buffer(states, CHUNK, BLOCK),
+      hopper.tiles((states, BLOCK, depth), bf16),
+      None if q is None else hopper.tiles((states, BLOCK, CHUNK), bf16),
+      None if q is None else hopper.tiles((CHUNK, CHUNK), bf16),
       hopper.tiles((2 * CHUNK, CHUNK), f16),
-      # Where there is no room, the states go through the place for scores.
-      hopper.tiles((BLOCK, depth), bf16) if keep and stages > 1 else None,
-      plgpu.SMEM((stages, CHUNK), f32),
-      plgpu.SMEM((stages, CHUNK), f32),
-      plgpu.SMEM((stages, CHUNK), f32),
-      plgpu.Barrier(num_arrivals=len(parts) + 4, num_barriers=stages),
-      None if q is None else plgpu.Barrier(num_arrivals=len(parts)),
+      *[plgpu.SMEM((stages, CHUNK), f32)] * 3,
+      plgpu.Barrier(num_arrivals=len(parts) + states + 3, num_barriers=stages),
+      plgpu.Barrier(num_arrivals=len(parts), num_barriers=stages),
       plgpu.Barrier(),
+      *[plgpu.Barrier(num_barriers=states)] * 2,
+      plgpu.Barrier(),
+      plgpu.Barrier(num_arrivals=states + 1),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name="gated_delta_rule_" + ("scan" if q is not None else "ends"),
     interpret=interpret or None,
   )
   return run(*arrays)
+
+
+def _plan(depth: int, width: int) -> tuple[int, int]:
+  """States [64, depth] of a program, one a warpgroup, and chunks it has room for."""
+  states = 2 if depth <= 128 and width % (2 * BLOCK) == 0 else 1
+  return states, 3 if depth <= 64 else 2
 
 
 def _row(x):
@@ -376,10 +420,11 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
   ends = pieces is not None
   P = pieces or (1 if state is None else state.shape[0] // B)
   depth, width = up(K, 64), up(V, 64)
+  states, stages = _plan(depth, width)
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, G, beta, T, state) if y is not None]
   tokens = hopper.Tokens(q, k, do, depth=depth, interpret=interpret)
-  parts, stages = tokens.parts, hopper.stages(depth)
+  parts = tokens.parts
   log_scale = math.log2(scale)
 
   def program(*refs):
@@ -390,11 +435,11 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
     first_ref = refs.pop(0)
     dv_ref = None if ends else refs.pop(0)
     names = tokens.names(*refs[:4])
-    (q_s, k_s, do_s, P_s), (q_copied, k_copied, do_copied, P_copied) = names
-    T_s, G_rows, G_cols, beta_s, arrived, T_arrived = refs[4:]
+    (q_s, k_s, do_s, dv_s), (q_copied, k_copied, do_copied, dv_copied) = names
+    P_s, T_s, G_rows, G_cols, beta_s, arrived, given, done, ended = refs[4:]
 
     batch, b, head, block, first, count = hopper.place(N, P)
-    columns = pl.ds(block * BLOCK, BLOCK)
+    columns = lambda c: pl.ds((block * states + c) * BLOCK, BLOCK)
     rows_of = lambda n: pl.ds(n * CHUNK, CHUNK)
 
     def fetch(step):
@@ -403,47 +448,35 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       copy = plgpu.copy_gmem_to_smem
       tokens.fetch(q_ref.at[b, rows, head], q_copied, slot, here)
       tokens.fetch(k_ref.at[b, rows, head], k_copied, slot, here)
-      copy(do_ref.at[b, rows, head, columns], do_copied.at[slot], here)
+      for c in range(states):
+        to = do_copied.at[slot * states + c]
+        copy(do_ref.at[b, rows, head, columns(c)], to, here)
+      copy(T_ref.at[b, head, n], T_s.at[slot], here)
       copy(G_ref.at[b, head, n], G_rows.at[slot], here)
       copy(G_ref.at[b, head, n], G_cols.at[slot], here)
       copy(beta_ref.at[b, head, n], beta_s.at[slot], here)
 
-    def fetch_T(step):
-      n = first + count - 1 - step
-      plgpu.copy_gmem_to_smem(T_ref.at[b, head, n], T_s, T_arrived)
-
-    for step in range(stages):
-      pl.when(step < count)(lambda step=step: fetch(step))
-    pl.when(count > 0)(lambda: fetch_T(0))
-    i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
-
-    def chunk(step, R):
+    def of_state(step, R):
       n, slot = first + count - 1 - step, hopper.stage(step, stages)
       plgpu.barrier_wait(arrived.at[slot])
       q, k = tokens.at(q_s, slot), tokens.at(k_s, slot)
-      k_turned = [part.T for part in k]
       G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
-      G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
       total = G_cols[slot, CHUNK - 1]
-      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
-      scores = product(q, k_turned) * jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-      dn = product([part.astype(bf16) for part in R], k_turned)
+      dn = product([part.astype(bf16) for part in R], [part.T for part in k])
       dn *= hopper.along_cols(jnp.exp2(total - G), BLOCK)
-      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-      P_s[...] = scores.astype(bf16)
-      plgpu.commit_smem()
-      do = plgpu.load(do_s.at[slot].T, layout=hopper.TILE)
+      do = plgpu.load(do_s.at[slot * states + group].T, layout=hopper.TILE)
+      plgpu.barrier_wait(given)
       dn = product(do, P_s, dn)
+      plgpu.barrier_arrive(done)
       dn *= hopper.along_cols(plgpu.load(beta_s.at[slot], layout=hopper.COLS), BLOCK)
-      plgpu.barrier_wait(T_arrived)
-      T = hopper.stacked(T_s)
+      T = hopper.stacked(T_s.at[slot])
       dv = _solved(product, dn, [*T, T[0]])
-      pl.when(step + 1 < count)(lambda: fetch_T(step + 1))
       if not ends:
-        P_s.T[...] = dv.astype(bf16)
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        dv_s.at[group].T[...] = dv.astype(bf16)
         plgpu.commit_smem()
-        here = dv_ref.at[b, rows_of(n), head, columns]
-        plgpu.copy_smem_to_gmem(P_copied, here)
+        here = dv_ref.at[b, rows_of(n), head, columns(group)]
+        plgpu.copy_smem_to_gmem(dv_copied.at[group], here)
       kept = hopper.along_rows(_row(jnp.exp2(total)), tokens.width)
       do = do.astype(f32) * hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
       do = do.astype(bf16)
@@ -451,14 +484,44 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       dv *= hopper.along_cols(-jnp.exp2(G), BLOCK)
       dv = [*hopper.halves(dv, bf16)]
       R = tuple(product(dv, [x] * 2, part) for part, x in zip(R, k))
-      pl.when(step + stages < count)(lambda: fetch(step + stages))
       return R
 
-    here = batch, head, columns
-    R = tokens.load(None if state is None else state_ref.at[here])
-    R = jax.lax.fori_loop(0, count, chunk, R)
-    tokens.store(R, first_ref.at[here])
-    plgpu.wait_smem_to_gmem(0)
+    def of_scores(step, carry):
+      slot = hopper.stage(step, stages)
+      plgpu.barrier_wait(arrived.at[slot])
+      q, k = tokens.at(q_s, slot), tokens.at(k_s, slot)
+      G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
+      G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
+      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
+      share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
+      P_s[...] = (product(q, [part.T for part in k]) * share).astype(bf16)
+      plgpu.commit_smem()
+      plgpu.barrier_arrive(given)
+      plgpu.barrier_wait(done)
+      # All of the chunk before has been used.
+      pl.when((step > 0) & (step - 1 + stages < count))(
+        lambda: fetch(step - 1 + stages)
+      )
+      return carry
+
+    i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+    group = jax.lax.axis_index("group")
+
+    @pl.when(group < states)
+    def _():
+      here = batch, head, columns(group)
+      R = tokens.load(None if state is None else state_ref.at[here])
+      R = jax.lax.fori_loop(0, count, of_state, R)
+      tokens.store(R, first_ref.at[here])
+      plgpu.wait_smem_to_gmem(0)
+
+    @pl.when(group == states)
+    def _():
+      for step in range(stages):
+        pl.when(step < count)(lambda step=step: fetch(step))
+      jax.lax.fori_loop(0, count, of_scores, None)
+
+    hopper.leave(ended)
 
   outs = [jax.ShapeDtypeStruct((B * P, H, width, depth), f32)]
   if not ends:
@@ -466,19 +529,22 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
   run = plgpu.kernel(
     program,
     out_type=tuple(outs),
-    grid=(B * P, H, width // BLOCK),
+    grid=(B * P, H, width // (states * BLOCK)),
     grid_names=("batch", "head", "block"),
+    num_threads=states + 1,
+    thread_name="group",
     scratch_types=[
       tokens.deep(stages),
       tokens.deep(stages),
-      tokens.buffer(stages, CHUNK, BLOCK),
-      tokens.buffer(CHUNK, CHUNK),
-      hopper.tiles((2 * CHUNK, CHUNK), f16),
-      plgpu.SMEM((stages, CHUNK), f32),
-      plgpu.SMEM((stages, CHUNK), f32),
-      plgpu.SMEM((stages, CHUNK), f32),
-      plgpu.Barrier(num_arrivals=2 * len(parts) + 4, num_barriers=stages),
+      tokens.buffer(stages * states, CHUNK, BLOCK),
+      None if ends else tokens.buffer(states, CHUNK, BLOCK),
+      hopper.tiles((CHUNK, CHUNK), bf16),
+      hopper.tiles((stages, 2 * CHUNK, CHUNK), f16),
+      *[plgpu.SMEM((stages, CHUNK), f32)] * 3,
+      plgpu.Barrier(num_arrivals=2 * len(parts) + states + 4, num_barriers=stages),
       plgpu.Barrier(),
+      plgpu.Barrier(num_arrivals=states),
+      plgpu.Barrier(num_arrivals=states + 1),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name="gated_delta_rule_" + ("values_ends" if ends else "values"),
@@ -489,6 +555,9 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
 
 def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
   """dq, dk, and dg and dbeta by blocks of K, [B, H, K' / 64, N, CHUNK].
+
+  Of the two warpgroups of a program the first keeps R and finds dq, the second dk. It
+  needs of the first R, P and sums of rows; the first, that it is done with the chunk.
 
   Args:
     q: As k, do, G, beta and scale, of `values`.
@@ -509,7 +578,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
   product = hopper.plain_product if interpret else hopper.product
   arrays = [y for y in (q, k, do, dv, w, G, beta, S, state) if y is not None]
   tokens = hopper.Tokens(q, k, do, depth=depth, interpret=interpret)
-  parts = tokens.parts
+  parts, stages = tokens.parts, 2 if depth <= 128 else 1
   log_scale = math.log2(scale)
 
   def program(*refs):
@@ -518,10 +587,13 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     del refs[:8]
     state_ref = None if state is None else refs.pop(0)
     dq_ref, dk_ref, dg_ref, dbeta_ref = refs[:4]
-    buffers, copied = tokens.names(*refs[4:10])
-    S_s, G_rows, G_cols, beta_rows, beta_cols, *barriers = refs[10:]
-    arrived, values_arrived, w_arrived, S_arrived = barriers
-    q_copied, k_copied, do_copied, dv_copied, w_copied, R_copied = copied
+    named, copied = tokens.names(*refs[4:11])
+    q_s, k_s, do_s, dv_s, w_s, dq_s, dk_s = named
+    q_copied, k_copied, do_copied, dv_copied, w_copied, dq_copied, dk_copied = copied
+    S_s, R_s, P_s, M_s, sums, G_rows, G_cols, beta_rows, beta_cols = refs[11:20]
+    arrived, values_arrived, w_arrived, S_arrived, given, summed, done, ended = refs[
+      20:
+    ]
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
@@ -531,108 +603,67 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     copy = plgpu.copy_gmem_to_smem
 
     def fetch_keys(step):
-      n = place(step)
-      copy(q_ref.at[b, rows_of(n), head, columns], q_copied.at[0], arrived)
-      copy(k_ref.at[b, rows_of(n), head, columns], k_copied.at[0], arrived)
-      copy(G_ref.at[b, head, n], G_rows, arrived)
-      copy(G_ref.at[b, head, n], G_cols, arrived)
-      copy(beta_ref.at[b, head, n], beta_rows, arrived)
-      copy(beta_ref.at[b, head, n], beta_cols, arrived)
+      n, slot = place(step), hopper.stage(step, stages)
+      here = arrived.at[slot]
+      copy(q_ref.at[b, rows_of(n), head, columns], q_copied.at[slot], here)
+      copy(k_ref.at[b, rows_of(n), head, columns], k_copied.at[slot], here)
+      copy(G_ref.at[b, head, n], G_rows.at[slot], here)
+      copy(G_ref.at[b, head, n], G_cols.at[slot], here)
+      copy(beta_ref.at[b, head, n], beta_rows.at[slot], here)
+      copy(beta_ref.at[b, head, n], beta_cols.at[slot], here)
 
     def fetch_values(step):
-      rows = rows_of(place(step))
-      tokens.fetch(do_ref.at[b, rows, head], do_copied, 0, values_arrived)
-      tokens.fetch(dv_ref.at[b, rows, head], dv_copied, 0, values_arrived)
+      rows, slot = rows_of(place(step)), hopper.stage(step, stages)
+      here = values_arrived.at[slot]
+      tokens.fetch(do_ref.at[b, rows, head], do_copied, slot, here)
+      tokens.fetch(dv_ref.at[b, rows, head], dv_copied, slot, here)
 
     def fetch_w(step):
-      tokens.fetch(w_ref.at[b, rows_of(place(step)), head], w_copied, 0, w_arrived)
+      rows, slot = rows_of(place(step)), hopper.stage(step, stages)
+      tokens.fetch(w_ref.at[b, rows, head], w_copied, slot, w_arrived.at[slot])
 
     def fetch_S(step):
-      copy(S_ref.at[b, head, place(step), :, columns], S_s.at[0], S_arrived)
-
-    @pl.when(count > 0)
-    def _():
-      for fetch in (fetch_keys, fetch_values, fetch_w, fetch_S):
-        fetch(0)
+      slot = hopper.stage(step, stages)
+      here = S_ref.at[b, head, place(step), :, columns]
+      copy(here, S_s.at[slot], S_arrived.at[slot])
 
     i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
+    blocks_of = lambda x: range(0, x.shape[1], BLOCK)
 
-    def chunk(step, R):
-      n, more = place(step), step + 1 < count
-      plgpu.barrier_wait(arrived)
-      # Always 0, unknown to the compiler: else it keeps all addresses in registers.
-      slot = (G_cols[CHUNK - 1] > 0).astype(jnp.int32)
-      q, k, *values, R_b = buffers
-      do, dv, w = (tokens.at(x, slot) for x in values)
-      q, k, R_b, S = (x.at[slot] for x in (q, k, R_b, S_s))
-      w_turned = [x.T for x in w]
-      pairs_q, pairs_k, finer = (R_b.at[part(c)] for c in range(3))
-      plgpu.barrier_wait(S_arrived)
-      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+    def of_queries(step, R):
+      n, slot = place(step), hopper.stage(step, stages)
+      plgpu.barrier_wait(arrived.at[slot])
+      do, dv, w = (tokens.at(x, slot) for x in (do_s, dv_s, w_s))
+      q, k, S = (x.at[slot] for x in (q_s, k_s, S_s))
+      G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS)
+      G_j = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
+      beta_j = not_zero(plgpu.load(beta_cols.at[slot], layout=hopper.COLS))
+      total = G_cols[slot, CHUNK - 1]
+      plgpu.barrier_wait(S_arrived.at[slot])
       z = hopper.zeros((BLOCK,), hopper.ROWS)
-      blocks_of = lambda x: range(0, x.shape[1], BLOCK)
       R_blocks = [x[:, at : at + BLOCK] for x in R for at in blocks_of(x)]
       for c, R_c in enumerate(R_blocks):
-        R_b.at[part(c)][...] = R_c.astype(bf16)
+        R_s.at[part(c)][...] = R_c.astype(bf16)
         z += hopper.sum_of_rows(R_c * hopper.load(S.at[part(c)].T))
-      plgpu.commit_smem()
-      G_i = plgpu.load(G_rows, layout=hopper.ROWS)
-      G_j = plgpu.load(G_cols, layout=hopper.COLS)
-      beta_i = not_zero(plgpu.load(beta_rows, layout=hopper.ROWS))
-      beta_j = not_zero(plgpu.load(beta_cols, layout=hopper.COLS))
-      total = G_cols[CHUNK - 1]
-
-      # What is read after the chunk of what it writes.
-      plgpu.barrier_wait(w_arrived)
-      dk = None
-      w_blocks = [x.at[:, pl.ds(at, BLOCK)] for x in w for at in blocks_of(x)]
-      for c, w_c in enumerate(w_blocks):
-        dk = product(w_c, R_b.at[part(c)].T, dk)
-      dk *= hopper.along_rows(beta_i * jnp.exp2(total - G_i), BLOCK)
-      written = hopper.sum_of_rows(dk * hopper.load(k))
-
-      # What its tokens read of each other.
-      plgpu.barrier_wait(values_arrived)
+      plgpu.barrier_wait(w_arrived.at[slot])
+      plgpu.barrier_wait(values_arrived.at[slot])
       share = hopper.along_rows(G_i + log_scale, CHUNK) - hopper.along_cols(G_j, CHUNK)
       share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-      dP = product(do, w_turned) * share * hopper.along_cols(beta_j, CHUNK)
-      pairs_q[...] = dP.astype(bf16)
-      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
-      share = jnp.exp2(jnp.where(i > j, share, -jnp.inf))
-      dM = product(dv, w_turned)
-      own = hopper.sum_of_rows(jnp.where(i == j, dM, 0.0))
-      dM *= share * hopper.along_cols(-beta_j, CHUNK)
-      # In two parts: all but nothing may be left of its sums, if keys repeat.
-      pl.when(more)(lambda: fetch_w(step + 1))
-      pairs_k[...], finer[...] = hopper.halves(dM, bf16)
+      dP = product(do, [x.T for x in w]) * share * hopper.along_cols(beta_j, CHUNK)
+      P_s[...] = dP.astype(bf16)
+      sums[0] = z * jnp.exp2(total)
       plgpu.commit_smem()
-      late = product([pairs_q.T, pairs_k.T, finer.T], [q, k, k])
-      passed = hopper.sum_of_rows(late * hopper.load(k))
-      # Of blocks that are summed; `own` is of all channels.
-      dbeta = jnp.where(jnp.abs(beta_i) < SMALL, written + passed, own / blocks)
-      dbeta_ref.at[b, head, block, n][...] = dbeta / beta_i
-      dk += late
+      plgpu.barrier_arrive(given)
 
-      # And of the state before.
-      S_parts = [S.at[at] for at in parts]
-      reads = product(dv, S_parts) * hopper.along_rows(-jnp.exp2(G_i), BLOCK)
-      reads = product([pairs_k, finer], [k, k], reads)
-      read = hopper.sum_of_rows(reads * hopper.load(k)) - passed
-      pairs_k[...] = (dk + reads).astype(bf16)
-      dq = product(do, S_parts) * hopper.along_rows(jnp.exp2(G_i + log_scale), BLOCK)
-      pl.when(more)(lambda: fetch_S(step + 1))
-      dq = product(pairs_q, k, dq)
-      read += hopper.sum_of_rows(dq * hopper.load(q))
-      pairs_q[...] = dq.astype(bf16)
+      dq = product(do, [S.at[at] for at in parts])
+      dq *= hopper.along_rows(jnp.exp2(G_i + log_scale), BLOCK)
+      dq = product(P_s, k, dq)
+      sums[1] = hopper.sum_of_rows(dq * hopper.load(q))
+      plgpu.barrier_arrive(summed)
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      dq_s[...] = dq.astype(bf16)
       plgpu.commit_smem()
-      for c, to in enumerate((dq_ref, dk_ref)):
-        here = to.at[b, rows_of(n), head, columns]
-        plgpu.copy_smem_to_gmem(R_copied.at[0].at[part(c)], here)
-
-      dg = hopper.along_rows(written, CHUNK)
-      dg = jnp.where(i >= j, hopper.along_rows(read, CHUNK), dg)
-      dg += hopper.along_rows(z * jnp.exp2(total), CHUNK)
-      dg_ref.at[b, head, block, n][...] = hopper.sum_of_cols(dg)
+      plgpu.copy_smem_to_gmem(dq_copied, dq_ref.at[b, rows_of(n), head, columns])
 
       kept = hopper.along_rows(_row(jnp.exp2(total)), tokens.width)
       since = hopper.along_cols(jnp.exp2(G_j + log_scale), BLOCK)
@@ -641,18 +672,97 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
       since = hopper.along_cols(-jnp.exp2(G_j), BLOCK)
       k = (hopper.load(k.T) * since).astype(bf16)
       R = tuple(product(k, x, part) for part, x in zip(R, dv))
+      plgpu.barrier_wait(done)
 
-      @pl.when(more)
+      @pl.when(step + stages < count)
       def _():
-        fetch_keys(step + 1)
-        fetch_values(step + 1)
+        fetch_keys(step + stages)
+        fetch_values(step + stages)
 
       return R
 
-    here = batch, head, columns
-    R = tokens.load(None if state is None else state_ref.at[here])
-    jax.lax.fori_loop(0, count, chunk, R)
-    plgpu.wait_smem_to_gmem(0)
+    def of_keys(step, carry):
+      n, slot, more = place(step), hopper.stage(step, stages), step + stages < count
+      plgpu.barrier_wait(arrived.at[slot])
+      dv, w = (tokens.at(x, slot) for x in (dv_s, w_s))
+      k, S = (x.at[slot] for x in (k_s, S_s))
+      G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS)
+      G_j = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
+      beta_i = not_zero(plgpu.load(beta_rows.at[slot], layout=hopper.ROWS))
+      beta_j = not_zero(plgpu.load(beta_cols.at[slot], layout=hopper.COLS))
+      total = G_cols[slot, CHUNK - 1]
+      M_high, M_low = hopper.stacked(M_s)
+
+      # What its tokens read of each other.
+      plgpu.barrier_wait(w_arrived.at[slot])
+      plgpu.barrier_wait(values_arrived.at[slot])
+      dM = product(dv, [x.T for x in w])
+      own = hopper.sum_of_rows(jnp.where(i == j, dM, 0.0))
+      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
+      share = jnp.exp2(jnp.where(i > j, share, -jnp.inf))
+      dM *= share * hopper.along_cols(-beta_j, CHUNK)
+      # In two parts: all but nothing may be left of its sums, if keys repeat.
+      M_high[...], M_low[...] = hopper.halves(dM, bf16)
+      plgpu.commit_smem()
+
+      # What is read after the chunk of what it writes.
+      plgpu.barrier_wait(given)
+      dk = None
+      w_blocks = [x.at[:, pl.ds(at, BLOCK)] for x in w for at in blocks_of(x)]
+      for c, w_c in enumerate(w_blocks):
+        dk = product(w_c, R_s.at[part(c)].T, dk)
+      pl.when(more)(lambda: fetch_w(step + stages))
+      dk *= hopper.along_rows(beta_i * jnp.exp2(total - G_i), BLOCK)
+      written = hopper.sum_of_rows(dk * hopper.load(k))
+
+      late = product([P_s.T, M_high.T, M_low.T], [q_s.at[slot], k, k])
+      passed = hopper.sum_of_rows(late * hopper.load(k))
+      # Of blocks that are summed; `own` is of all channels.
+      dbeta = jnp.where(jnp.abs(beta_i) < SMALL, written + passed, own / blocks)
+      dbeta_ref.at[b, head, block, n][...] = dbeta / beta_i
+      dk += late
+
+      # And of the state before.
+      reads = product(dv, [S.at[at] for at in parts])
+      reads *= hopper.along_rows(-jnp.exp2(G_i), BLOCK)
+      reads = product([M_high, M_low], [k, k], reads)
+      read = hopper.sum_of_rows(reads * hopper.load(k)) - passed
+      plgpu.barrier_wait(summed)
+      z, dq_q = (plgpu.load(sums.at[c], layout=hopper.ROWS) for c in range(2))
+      plgpu.barrier_arrive(done)
+      pl.when(more)(lambda: fetch_S(step + stages))
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      dk_s[...] = (dk + reads).astype(bf16)
+      plgpu.commit_smem()
+      plgpu.copy_smem_to_gmem(dk_copied, dk_ref.at[b, rows_of(n), head, columns])
+
+      dg = hopper.along_rows(written, CHUNK)
+      dg = jnp.where(i >= j, hopper.along_rows(read + dq_q, CHUNK), dg)
+      dg += hopper.along_rows(z, CHUNK)
+      dg_ref.at[b, head, block, n][...] = hopper.sum_of_cols(dg)
+      return carry
+
+    group = jax.lax.axis_index("group")
+
+    @pl.when(group == 0)
+    def _():
+      for step in range(stages):
+
+        @pl.when(step < count)
+        def _(step=step):
+          for fetch in (fetch_keys, fetch_values, fetch_w, fetch_S):
+            fetch(step)
+
+      R = tokens.load(None if state is None else state_ref.at[batch, head, columns])
+      jax.lax.fori_loop(0, count, of_queries, R)
+      plgpu.wait_smem_to_gmem(0)
+
+    @pl.when(group == 1)
+    def _():
+      jax.lax.fori_loop(0, count, of_keys, None)
+      plgpu.wait_smem_to_gmem(0)
+
+    hopper.leave(ended)
 
   by_token = jax.ShapeDtypeStruct((B, H, blocks, N, CHUNK), f32)
   run = plgpu.kernel(
@@ -665,16 +775,24 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     ),
     grid=(B * P, H, blocks),
     grid_names=("batch", "head", "block"),
+    num_threads=2,
+    thread_name="group",
     scratch_types=[
-      *[tokens.buffer(1, CHUNK, BLOCK)] * 2,
-      *[tokens.deep(1)] * 3,
-      tokens.buffer(1, max(depth, 3 * CHUNK), BLOCK),
-      hopper.tiles((1, depth, BLOCK), bf16),
-      *[plgpu.SMEM((CHUNK,), f32)] * 4,
-      plgpu.Barrier(num_arrivals=6),
-      plgpu.Barrier(num_arrivals=2 * len(parts)),
-      plgpu.Barrier(num_arrivals=len(parts)),
-      plgpu.Barrier(),
+      *[tokens.buffer(stages, CHUNK, BLOCK)] * 2,
+      *[tokens.deep(stages)] * 3,
+      *[tokens.buffer(CHUNK, BLOCK)] * 2,
+      hopper.tiles((stages, depth, BLOCK), bf16),
+      hopper.tiles((depth, BLOCK), bf16),
+      hopper.tiles((CHUNK, CHUNK), bf16),
+      hopper.tiles((2 * CHUNK, CHUNK), bf16),
+      plgpu.SMEM((2, BLOCK), f32),
+      *[plgpu.SMEM((stages, CHUNK), f32)] * 4,
+      plgpu.Barrier(num_arrivals=6, num_barriers=stages),
+      plgpu.Barrier(num_arrivals=2 * len(parts), num_barriers=stages),
+      plgpu.Barrier(num_arrivals=len(parts), num_barriers=stages),
+      plgpu.Barrier(num_barriers=stages),
+      *[plgpu.Barrier()] * 3,
+      plgpu.Barrier(num_arrivals=2),
     ],
     compiler_params=plgpu.CompilerParams(approx_math=True),
     kernel_name="gated_delta_rule_keys",
@@ -684,13 +802,18 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
 
 
 def _solved(product, x, T):
-  """x + x T. Both are halves in float16, each row of x scaled to at most 1.
+  """x + x T. Both are halves in float16, each row of x scaled to less than 2.
 
   T is its halves, for the high half of x, and if the low half counts, what that is
   multiplied with.
   """
   largest = plgpu.layout_cast(jnp.max(jnp.abs(x), axis=1), hopper.ROWS)
-  largest = jnp.maximum(largest, 1e-30)
-  high, low = hopper.halves(x * hopper.along_rows(1 / largest, x.shape[1]), f16)
-  solved = product([high, high, low][: len(T)], T)
-  return x + solved * hopper.along_rows(largest, x.shape[1])
+  # By powers of 2, which loses nothing.
+  power = jax.lax.bitcast_convert_type(jnp.maximum(largest, 1e-30), jnp.int32)
+  power &= 0x7F800000
+  scaled = lambda x, bits: (
+    x * hopper.along_rows(jax.lax.bitcast_convert_type(bits, f32), x.shape[1])
+  )
+  x = scaled(x, 0x7F000000 - power)
+  high, low = hopper.halves(x, f16)
+  return scaled(product([high, high, low][: len(T)], T, x), power)

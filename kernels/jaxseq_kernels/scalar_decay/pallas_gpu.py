@@ -193,7 +193,7 @@ def _walk(
   together = len(groups[0]) * tokens.width
   q_count = 0 if q is None else depth // 64
   # Nothing is collected in the forward pass: one program a processor is faster there.
-  stages = 2 if collect is None else hopper.stages(depth)
+  stages = 2 if collect is None or depth <= 128 else 1
   log_scale = math.log2(scale)
 
   def program(*refs):
