@@ -136,4 +136,7 @@ def interpreter():
 
 
 if __name__ == "__main__":
+  # XLA has as many threads, on a CPU of two cores too: interpreted warpgroups, which
+  # wait for each other, need one each.
+  jax.config.update("jax_num_cpu_devices", 8)
   cli.run(main)

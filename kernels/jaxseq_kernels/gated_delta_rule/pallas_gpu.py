@@ -214,7 +214,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
     arrived, q_arrived, T_arrived, given, written, done, ended = barriers
 
     batch, b, head, block, first, count = hopper.place(N, P)
-    zero = head * 0  # Refs that the compiler knows all of fail in sums of products.
+    zero = head * 0  # Where products are added up, JAX fails at an index that it knows.
     columns = lambda c: pl.ds((block * states + c) * BLOCK, BLOCK)
     rows_of = lambda n: pl.ds(n * CHUNK, CHUNK)
     turned = lambda x: [part.T for part in x]
@@ -498,10 +498,8 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       plgpu.commit_smem()
       plgpu.barrier_arrive(given)
       plgpu.barrier_wait(done)
-      # All of the chunk before has been used.
-      pl.when((step > 0) & (step - 1 + stages < count))(
-        lambda: fetch(step - 1 + stages)
-      )
+      ahead = step - 1 + stages  # All of the chunk before has been used.
+      pl.when((step > 0) & (ahead < count))(lambda: fetch(ahead))
       return carry
 
     i, j = hopper.iota((CHUNK, CHUNK), 0), hopper.iota((CHUNK, CHUNK), 1)
@@ -557,7 +555,7 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
   """dq, dk, and dg and dbeta by blocks of K, [B, H, K' / 64, N, CHUNK].
 
   Of the two warpgroups of a program the first keeps R and finds dq, the second dk. It
-  needs of the first R, P and sums of rows; the first, that it is done with the chunk.
+  waits for R, dP and sums of the first, and the first for it to be done with a chunk.
 
   Args:
     q: As k, do, G, beta and scale, of `values`.
@@ -591,9 +589,8 @@ def keys(q, k, do, dv, w, G, beta, S, state, *, scale, interpret=False):
     q_s, k_s, do_s, dv_s, w_s, dq_s, dk_s = named
     q_copied, k_copied, do_copied, dv_copied, w_copied, dq_copied, dk_copied = copied
     S_s, R_s, P_s, M_s, sums, G_rows, G_cols, beta_rows, beta_cols = refs[11:20]
-    arrived, values_arrived, w_arrived, S_arrived, given, summed, done, ended = refs[
-      20:
-    ]
+    arrived, values_arrived, w_arrived, S_arrived, *events = refs[20:]
+    given, summed, done, ended = events
 
     batch, b, head, block, first, count = hopper.place(N, P)
     columns = pl.ds(block * BLOCK, BLOCK)
