@@ -520,7 +520,7 @@ class _Part:
     d["b"] *= self.share_of("b", E) * hopper.along_rows(read, BLOCK)
     z = self.wide("b") * d["b"]
     y = self.wide("q") * d["q"] + z
-    self.to_gates(y, (i, CHUNK))
+    self.to_gates(y, (i, CHUNK), parts=2)
     if self.general:
       self.lacks_own(z)
     share = jnp.exp2(self.maths.outward(self.gates_s, True))
@@ -529,7 +529,7 @@ class _Part:
     for name in self.written:
       d[name] *= share
       y += self.wide(name) * d[name]
-    self.to_gates(y, (0, i))
+    self.to_gates(y, (0, i), parts=2)
 
   def add_selves(self):
     """What outputs have of their own tokens."""
@@ -580,10 +580,9 @@ class _Part:
 
   def _from_around(self, y, half):
     """Adds to dg, y being the gradient of E."""
-    stretch, sign = around(self.maths.rows, half)
     # What cancels does so all the more if it is not rounded to 8 bits.
     parts = jnp.where(half.least, 2, 1)
-    jax.lax.fori_loop(0, parts, lambda _, y: self.to_gates(y, stretch, sign), y)
+    self.to_gates(y, *around(self.maths.rows, half), parts=parts)
 
   def _stage(self, shares):
     buffers = self.staged[1 : 1 + len(shares)]
@@ -596,19 +595,23 @@ class _Part:
     """Takes from dg what is there of sums without the token's own gate."""
     self.vectors["g"][...] = load(self.vectors["g"]) - y
 
-  def to_gates(self, y, stretch, sign=None):
+  def to_gates(self, y, stretch, sign=None, *, parts):
     """Adds to dg, y being the gradient of sums: from a stretch for each gate.
 
-    Returns what is lost of y to rounding.
+    In so many parts of 8 bits: what is lost of y to rounding is the next.
     """
     one = jnp.bfloat16(1)
     if sign is not None:
       one = hopper.along_rows(sign.astype(bf16), CHUNK)
-    self.staged[0][...] = y.astype(bf16)
-    plgpu.commit_smem()
     g_s = self.vectors["g"]
-    g_s[...] = load(g_s) + self.maths.product(inside(stretch, one), self.staged[0])
-    return y - hopper.rounded(y)
+
+    def add(_, y):
+      self.staged[0][...] = y.astype(bf16)
+      plgpu.commit_smem()
+      g_s[...] = load(g_s) + self.maths.product(inside(stretch, one), self.staged[0])
+      return y - hopper.rounded(y)
+
+    jax.lax.fori_loop(0, parts, add, y)
 
 
 def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
