@@ -31,7 +31,7 @@ def fused(
     backend: "gpu" or "tpu".
     interpret: True, or the parameters of Pallas's interpreter for the backend.
       Interpreted warpgroups of a GPU wait for each other, and XLA has too few threads
-      for them on a CPU of two cores but with `jax_num_cpu_devices` of 4 or more.
+      for them on a CPU of two cores but with more devices: `jax_num_cpu_devices` of 8.
 
   Returns:
     o [B, T, H, V] in the dtype of v and the last state, [B, H, K, V] in float32.
