@@ -298,9 +298,7 @@ def _walk(q, k, v, G, beta, T, state, pieces, scale, keep, interpret):
       q, k = tokens.at(q_s, slot), tokens.at(k_s, slot)
       G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
       G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
-      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
-      share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-      P_s[...] = (product(q, turned(k)) * share).astype(bf16)
+      P_s[...] = _scores(product, q, k, G_i, G, i, j)
       plgpu.commit_smem()
       since = hopper.along_cols(jnp.exp2(G + log_scale), BLOCK)
       after_given(step)
@@ -391,6 +389,13 @@ def _plan(depth: int, width: int) -> tuple[int, int]:
   """States [64, depth] of a program, one a warpgroup, and chunks it has room for."""
   states = 2 if depth <= 128 and width % (2 * BLOCK) == 0 else 1
   return states, 3 if depth <= 64 else 2
+
+
+def _scores(product, q, k, G_i, G_j, i, j):
+  """P, the scale being in G_i; i and j are the tokens of its rows and columns."""
+  share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G_j, CHUNK)
+  share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
+  return (product(q, [part.T for part in k]) * share).astype(bf16)
 
 
 def _row(x):
@@ -492,9 +497,7 @@ def values(q, k, do, G, beta, T, state=None, *, scale, pieces=None, interpret=Fa
       q, k = tokens.at(q_s, slot), tokens.at(k_s, slot)
       G = plgpu.load(G_cols.at[slot], layout=hopper.COLS)
       G_i = plgpu.load(G_rows.at[slot], layout=hopper.ROWS) + log_scale
-      share = hopper.along_rows(G_i, CHUNK) - hopper.along_cols(G, CHUNK)
-      share = jnp.exp2(jnp.where(i >= j, share, -jnp.inf))
-      P_s[...] = (product(q, [part.T for part in k]) * share).astype(bf16)
+      P_s[...] = _scores(product, q, k, G_i, G, i, j)
       plgpu.commit_smem()
       plgpu.barrier_arrive(given)
       plgpu.barrier_wait(done)
