@@ -21,6 +21,7 @@ __all__ = [
   "along_rows",
   "halves",
   "iota",
+  "least",
   "leave",
   "load",
   "place",
@@ -244,6 +245,11 @@ def sum_of_rows(x):
 def sum_of_cols(x):
   """The sum of each column, `COLS`."""
   return plgpu.layout_cast(jnp.sum(plgpu.layout_cast(x, TILE), axis=0), COLS)
+
+
+def least(x):
+  """The least number of a matrix."""
+  return jnp.min(plgpu.layout_cast(jnp.min(x, axis=1), ROWS), axis=0)
 
 
 def zeros(shape, layout=TILE):

@@ -10,10 +10,11 @@ the middle of the block and that from there on,
 
     A_ij = sum_k (q_ik exp2(E_ik)) (k_jk exp2(E_jk)),  j < middle <= i,
 
-for blocks of 64, 32 and 16 tokens: no exponent is positive. In the blocks of 8 that
-remain, pairs of one half need exp2(E_i) / exp2(E_j) as well, with sign: therefore no
-token's decay counts as less than 2^-28 (4e-9), and nothing overflows. Where documents
-start, pairs are masked. A token's score with itself is a plain sum.
+for blocks of 64, 32, ... tokens: no exponent is positive. In the blocks with which this
+ends, pairs of one half are multiplied as well, for which exp2(E_i) / exp2(E_j) is needed,
+with sign. They are the largest in which no E is beyond 2^-64, mostly the first, or those
+of 8: therefore no token's decay counts as less than 2^-28 (4e-9), and nothing overflows.
+Where documents start, pairs are masked. A token's score with itself is a plain sum.
 
 All exponents, E and the sums L from the chunk's start to each token and U from there to
 its end, are sums over the tokens in between and nothing else: each is a matrix of zeros
@@ -49,9 +50,10 @@ __all__ = [
 ]
 
 BLOCK = 64  # Channels that are taken at a time.
-COUNT = 4  # Of the sizes of blocks.
-LEAST = 4  # Half of the smallest, in which tokens of one half are multiplied too.
+COUNT = 4  # Of the sizes of blocks, at most.
+LEAST = 4  # Half of the smallest.
 LOWEST = -28.0  # LEAST times as much, and a factor of 2^16, are in a float's range.
+LIMIT = 64.0  # Of E in the last; what is little is still in a float's range.
 # Float16 has 11 bits from 2^-14 to 2^16. What a token forgets begins at 1e-7.
 UNIT = 1024.0
 
@@ -61,40 +63,41 @@ class Half(NamedTuple):
 
   Attributes:
     size: Tokens.
-    least: Whether it is the smallest; then tokens of one half are multiplied too. If
+    last: Whether no smaller follows; then tokens of one half are multiplied too. If
       not an array, what follows from it is decided before the program runs.
   """
 
   size: jax.Array | int
-  least: jax.Array | bool
+  last: jax.Array | bool
 
   def choose(self, x, y):
-    """x in the smallest, else y; both are numbers, or rows' numbers."""
-    if isinstance(self.least, bool):
-      return x if self.least else y
-    return jnp.where(jnp.broadcast_to(self.least, jnp.shape(x)), x, y)
+    """x in the last, else y; both are numbers, or rows' numbers."""
+    if isinstance(self.last, bool):
+      return x if self.last else y
+    return jnp.where(jnp.broadcast_to(self.last, jnp.shape(x)), x, y)
 
   def flipped(self, x):
-    """With the other sign in the smallest."""
-    if isinstance(self.least, bool):
-      return -x if self.least else x
-    return x * jnp.where(self.least, -1.0, 1.0)
+    """With the other sign in the last."""
+    if isinstance(self.last, bool):
+      return -x if self.last else x
+    return x * jnp.where(self.last, -1.0, 1.0)
 
 
-def over_halves(step, carry):
-  """Of carry = step(half, carry), with all halves of blocks: a loop, and the smallest.
+def over_halves(sizes, step, carry):
+  """Of carry = step(half, carry), with all halves of blocks: a loop, and the last.
 
   Instructions that are executed once come slowly from memory: a program that is written
   out takes several times as long.
   """
   larger = lambda n, carry: step(Half(_shifted(n), False), carry)
-  return step(Half(LEAST, True), jax.lax.fori_loop(0, COUNT - 1, larger, carry))
+  carry = jax.lax.fori_loop(0, sizes - 1, larger, carry)
+  return step(Half(_shifted(sizes - 1), True), carry)
 
 
-def in_one_loop(step, carry):
+def in_one_loop(sizes, step, carry):
   """As `over_halves`, with fewer instructions, of which more are executed."""
-  each = lambda n, carry: step(Half(_shifted(n), n == COUNT - 1), carry)
-  return jax.lax.fori_loop(0, COUNT, each, carry)
+  each = lambda n, carry: step(Half(_shifted(n), n == sizes - 1), carry)
+  return jax.lax.fori_loop(0, sizes, each, carry)
 
 
 def _shifted(n):
@@ -129,6 +132,17 @@ class Maths:
     g = jnp.maximum(load(g_s) * (UNIT * math.log2(math.e)), UNIT * LOWEST)
     return g.astype(jnp.float16)
 
+  def sizes(self, gates_s):
+    """How many sizes of blocks are taken: to the first with no E beyond the limit."""
+
+    def next_size(carry):
+      n, _ = carry
+      return n + 1, hopper.least(self.exponents(Half(_shifted(n), False), gates_s))
+
+    beyond = lambda carry: (carry[1] < -LIMIT) & (carry[0] < COUNT - 1)
+    n, lowest = jax.lax.while_loop(beyond, next_size, (0, -jnp.inf))
+    return n + (lowest < -LIMIT).astype(jnp.int32)
+
   def sums(self, stretch, gates_s, sign=None):
     """Of the gates of a stretch of tokens for each row, [CHUNK, BLOCK]."""
     one = jnp.float16(1 / UNIT)
@@ -142,15 +156,15 @@ class Maths:
     return self.sums((i + 1, CHUNK) if later else (0, i + 1), gates_s)
 
   def exponents(self, half, gates_s):
-    """E, which in the smallest blocks keys need with the other sign."""
+    """E, which in the last blocks keys need with the other sign."""
     stretch, sign = between(self.rows, half)
-    return self.sums(stretch, gates_s, None if half.least is False else sign)
+    return self.sums(stretch, gates_s, None if half.last is False else sign)
 
   def shares(self, half, gates_s):
     """exp2(E) for queries and keys."""
     E = self.exponents(half, gates_s)
     X = jnp.exp2(E)
-    return X, X if half.least is False else jnp.exp2(half.flipped(E))
+    return X, X if half.last is False else jnp.exp2(half.flipped(E))
 
   def scores(self, A, q_s, k_s, gates_s, work_s):
     """A plus that of BLOCK channels, where j < i."""
@@ -162,7 +176,7 @@ class Maths:
       here = self.product((wide(q_s) * rows).astype(jnp.bfloat16), work_s.T)
       return A + inside(earlier(self.rows, half), here)
 
-    return over_halves(add, A)
+    return over_halves(self.sizes(gates_s), add, A)
 
 
 class Documents:
@@ -218,7 +232,7 @@ def _block(i, half):
 def between(i, half):
   """The tokens from the block's middle to i, or from i to there, and signs.
 
-  The sign is -1 in the first half of a smallest block, else 1.
+  The sign is -1 in the first half of a last block, else 1.
   """
   _, middle, second = _block(i, half)
   first, end = jnp.where(second, middle, i + 1), jnp.where(second, i + 1, middle)
@@ -238,13 +252,13 @@ def _sign(second, half):
 
 
 def earlier(i, half):
-  """The first half of the block, for i in the second; if LEAST all before i."""
+  """The first half of the block, for i in the second; in the last all before i."""
   start, middle, second = _block(i, half)
   return start, half.choose(i, jnp.where(second, middle, start))
 
 
 def later(j, half):
-  """The second half of the block, for j in the first; if LEAST all after j."""
+  """The second half of the block, for j in the first; in the last all after j."""
   start, middle, second = _block(j, half)
   end = start + 2 * half.size
   return half.choose(j + 1, jnp.where(second, end, middle)), end

@@ -18,7 +18,7 @@ Channels are taken 64 at a time, and the next but one are copied meanwhile.
 states before and after from two scans, and makes dq, dk and dg: through each exponent
 the gradient is q dq or k dk, and the transposed matrix of zeros and ones takes it to g.
 Nothing is summed beyond a chunk, and no pair of tokens that a decay is not between;
-in the blocks of 8 such pairs cancel, exactly.
+in the last blocks such pairs cancel, exactly.
 """
 
 import jax
@@ -347,6 +347,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     total = jnp.exp2(total_of(gates) + forwards.none())
     gates_s[...] = gates
     plgpu.commit_smem()
+    sizes = maths.sizes(gates_s)
     q, k = lambda: wide(q_s), lambda: wide(k_s)
 
     plgpu.barrier_wait(arrived[2])
@@ -403,7 +404,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       y, y_keys = wide(qs) * dq_here, wide(ks) * dk_here
       stretch, sign = around(maths.rows, half)
       y += half.flipped(y_keys)
-      if not half.least:
+      if not half.last:
         return dq, dk, dg + back(y, stretch)
       # A pair with no gate between cancels: of the same rounded factors, exactly, and
       # all the more if the difference is not rounded to 8 bits.
@@ -411,7 +412,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       lost = y - hopper.rounded(y)
       return dq, dk, dg + back(y, stretch, one) + back(lost, stretch, one)
 
-    dq, dk, dg = over_halves(add, (dq, dk, dg))
+    dq, dk, dg = over_halves(sizes, add, (dq, dk, dg))
     q_s[...] = (dq * scale).astype(bf16)
     k_s[...] = (dk * scale).astype(bf16)
     g_s[...] = dg * scale

@@ -41,7 +41,7 @@ goes to k. `_meet`, grid [B N, H], makes the products of e and f with Z and v.
 `gradients`, grid [B N, H, K / 64], has 64 channels in registers. Through
 each exponent the gradient is q dq, b db, a da or k dk, and the transposed matrix of
 zeros and ones takes it to g. Nothing is summed beyond a chunk, and no pair of tokens
-that a decay is not between; in the smallest blocks such pairs cancel, up to 2^-17.
+that a decay is not between; in the last blocks such pairs cancel, up to 2^-17.
 """
 
 from typing import NamedTuple
@@ -195,7 +195,8 @@ def prepare(
         self_k += hopper.sum_of_rows(wide(q_s) * wide(k_s))
       buffers = (q_s, k_s, b_s, a_s, gates_s, staged)
       add_pairs = lambda half, sums: _pairs(maths, half, sums, *buffers)
-      sums = (in_one_loop if general else over_halves)(add_pairs, sums)
+      over = in_one_loop if general else over_halves
+      sums = over(maths.sizes(gates_s), add_pairs, sums)
       read(c)
       write(c)
       return sums, self_a, self_k
@@ -274,7 +275,7 @@ def _pairs(maths, half, sums, q_s, k_s, b_s, a_s, gates_s, staged):
   general = bool(others)
   queries, writes, *buffers = staged
   keys = buffers[-1]
-  reads = buffers[0] if general or half.least else writes
+  reads = buffers[0] if general or half.last else writes
   E = maths.exponents(half, gates_s)
   share = jnp.exp2(half.flipped(E))
   writes[...] = (wide(a_s) * share).astype(bf16)
@@ -409,6 +410,7 @@ def gradients(
     gates_s[...] = gates
     total = jnp.exp2(total_of(gates) + documents.none())
     plgpu.commit_smem()
+    sizes = maths.sizes(gates_s)
 
     def add(d, carry):
       part.d, z = carry
@@ -431,7 +433,7 @@ def gradients(
     part.add_selves()
     # One side after the other, as there are not registers enough for both.
     for side in (part.to_rows, part.to_cols):
-      part.d = in_one_loop(side, part.d)
+      part.d = in_one_loop(sizes, side, part.d)
 
     if not general:
       part.d["k"] = part.d["b"] + part.d["a"] * part.beta()
@@ -452,7 +454,7 @@ def gradients(
     scratch_types=dict(
       given=[tile] * (len(vectors) - 1),
       g_s=hopper.tiles((CHUNK, BLOCK), f32),
-      tiles=[tile] * max(len(values | states), count + 3),
+      tiles=[tile] * max(len(values | states), count + 2),
       gates_s=hopper.tiles((CHUNK, BLOCK), f16),
       zero_s=plgpu.SMEM((CHUNK,), jnp.int32),
       barriers=[
@@ -482,6 +484,7 @@ class _Part:
     self.beta_of, self.staged = beta, staged
     self.general = beta is None
     self.written = ("a", "k") if self.general else ("a",)
+    self.parts = 1 if self.general else 2  # Of what goes to g: in KDA more cancels.
     kinds = [(read, name) for name in self.written for read in ("q", "b")]
     parts = len(met) // len(kinds)
     self.met = {kind: met[parts * i :][:parts] for i, kind in enumerate(kinds)}
@@ -520,7 +523,7 @@ class _Part:
     d["b"] *= self.share_of("b", E) * hopper.along_rows(read, BLOCK)
     z = self.wide("b") * d["b"]
     y = self.wide("q") * d["q"] + z
-    self.to_gates(y, (i, CHUNK), parts=2)
+    self.to_gates(y, (i, CHUNK), parts=self.parts)
     if self.general:
       self.lacks_own(z)
     share = jnp.exp2(self.maths.outward(self.gates_s, True))
@@ -529,7 +532,7 @@ class _Part:
     for name in self.written:
       d[name] *= share
       y += self.wide(name) * d[name]
-    self.to_gates(y, (0, i), parts=2)
+    self.to_gates(y, (0, i), parts=self.parts)
 
   def add_selves(self):
     """What outputs have of their own tokens."""
@@ -581,15 +584,14 @@ class _Part:
   def _from_around(self, y, half):
     """Adds to dg, y being the gradient of E."""
     # What cancels does so all the more if it is not rounded to 8 bits.
-    parts = jnp.where(half.least, 2, 1)
+    parts = jnp.where(half.last, 2, 1)
     self.to_gates(y, *around(self.maths.rows, half), parts=parts)
 
   def _stage(self, shares):
-    buffers = self.staged[1 : 1 + len(shares)]
-    for buffer, (name, share) in zip(buffers, shares.items()):
+    for buffer, (name, share) in zip(self.staged, shares.items()):
       buffer[...] = (self.wide(name) * share).astype(bf16)
     plgpu.commit_smem()
-    return list(buffers)
+    return self.staged[: len(shares)]
 
   def lacks_own(self, y):
     """Takes from dg what is there of sums without the token's own gate."""
