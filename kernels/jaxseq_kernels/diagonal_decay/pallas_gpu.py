@@ -367,18 +367,26 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       (x.at[pl.ds(0, CHUNK)], x.at[pl.ds(CHUNK, CHUNK)]) for x in (before_s, after_s)
     )
 
-    def back(y, stretch, one=bf16(1)):
-      """The gradient of gates, y being that of sums: from a stretch for each gate."""
-      qs[...] = y.astype(bf16)
-      plgpu.commit_smem()
-      return product(inside(stretch, one), qs)
+    def back(dg, y, stretch, one=bf16(1)):
+      """Adds to dg, y being the gradient of sums: from a stretch for each gate.
+
+      In two parts of 8 bits: sums of products that differ in sign lose what is cut off.
+      """
+
+      def add(_, carry):
+        dg, y = carry
+        qs[...] = y.astype(bf16)
+        plgpu.commit_smem()
+        return product(inside(stretch, one), qs, dg), y - hopper.rounded(y)
+
+      return jax.lax.fori_loop(0, 2, add, (dg, y))[0]
 
     dq *= jnp.exp2(maths.outward(gates_s, False))
     dq *= hopper.along_rows(forwards.read(), BLOCK)
-    dg = hopper.along_cols(z, CHUNK) + back(q() * dq, (maths.rows, CHUNK))
+    dg = back(hopper.along_cols(z, CHUNK), q() * dq, (maths.rows, CHUNK))
     dk *= jnp.exp2(maths.outward(gates_s, True))
     dk *= hopper.along_rows(backwards.read(), BLOCK)
-    dg += back(k() * dk, (0, maths.rows))
+    dg = back(dg, k() * dk, (0, maths.rows))
 
     # Scores of outputs' gradients and values, and transposed.
     turned = lambda x: [part.T for part in x]
@@ -405,12 +413,9 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       stretch, sign = around(maths.rows, half)
       y += half.flipped(y_keys)
       if not half.last:
-        return dq, dk, dg + back(y, stretch)
-      # A pair with no gate between cancels: of the same rounded factors, exactly, and
-      # all the more if the difference is not rounded to 8 bits.
-      one = hopper.along_rows(sign.astype(bf16), CHUNK)
-      lost = y - hopper.rounded(y)
-      return dq, dk, dg + back(y, stretch, one) + back(lost, stretch, one)
+        return dq, dk, back(dg, y, stretch)
+      # A pair with no gate between cancels: of the same rounded factors, exactly.
+      return dq, dk, back(dg, y, stretch, hopper.along_rows(sign.astype(bf16), CHUNK))
 
     dq, dk, dg = over_halves(sizes, add, (dq, dk, dg))
     q_s[...] = (dq * scale).astype(bf16)

@@ -523,9 +523,9 @@ class _Part:
     d["b"] *= self.share_of("b", E) * hopper.along_rows(read, BLOCK)
     z = self.wide("b") * d["b"]
     y = self.wide("q") * d["q"] + z
-    self.to_gates(y, (i, CHUNK), parts=self.parts)
     if self.general:
       self.lacks_own(z)
+    self.to_gates(y, (i, CHUNK), parts=self.parts)
     share = jnp.exp2(self.maths.outward(self.gates_s, True))
     share *= hopper.along_rows(documents.write(), BLOCK)
     y = 0.0
@@ -558,9 +558,9 @@ class _Part:
       z = hopper.rounded(self.wide(name) * share) * here
       d[name] += here * share
       y += z
-    self._from_around(y, half)
     if self.general:
       self.lacks_own(z)
+    self._from_around(y, half)
     return d
 
   def to_cols(self, half, d):
