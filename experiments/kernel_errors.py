@@ -28,6 +28,7 @@ OPS += ("channel_delta_rule", "dplr")  # Which have kernels of their own.
 INPUTS = {  # How much of a key is its own, what decays are multiplied by, and beta.
   "ordinary": (1.0, 1.0, None),
   "extreme": (1.0, 1.0, None),  # And one decay in 20 is exp(-200).
+  "fast": (1.0, 12.0, None),
   "one_key": (0.0, 1e-6, 2.0),
   "alike_fading": (0.5, 0.05, 2.0),
   "alike": (0.5, 0.0005, 2.0),
