@@ -10,11 +10,11 @@ the middle of the block and that from there on,
 
     A_ij = sum_k (q_ik exp2(E_ik)) (k_jk exp2(E_jk)),  j < middle <= i,
 
-for blocks of 64, 32, ... tokens: no exponent is positive. In the last of these sizes,
-pairs of one half are multiplied as well, for which exp2(E_i) / exp2(E_j) is needed, with
-sign. It is the largest in which no E is beyond -64, mostly the first, or else 8:
-therefore no token's decay counts as less than 2^-28 (4e-9), and nothing overflows. Where
-documents start, pairs are masked. A token's score with itself is a plain sum.
+for blocks of 64, 32, ... tokens: no exponent is positive. In the last of these sizes
+pairs of one half are multiplied as well, for which exp2(E_i) / exp2(E_j) is needed,
+with sign. It is the largest in which no E is beyond -64, mostly the first, or else 8:
+therefore no token's decay counts as less than 2^-28 (4e-9), and nothing overflows.
+Where documents start, pairs are masked. A token's score with itself is a plain sum.
 
 All exponents, E and the sums L from the chunk's start to each token and U from there to
 its end, are sums over the tokens in between and nothing else: each is a matrix of zeros
