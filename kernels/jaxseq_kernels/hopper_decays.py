@@ -149,6 +149,24 @@ class Maths:
       one = hopper.along_rows((sign / UNIT).astype(jnp.float16), CHUNK)
     return self.product(inside(stretch, one), gates_s)
 
+  def to_gates(self, dg, y, stretch, staged_s, sign=None, parts=2):
+    """dg and what y, the gradient of `sums`, adds to it: from a stretch for each gate.
+
+    In so many parts of 8 bits: what is lost of y to rounding is the next. Where y
+    differs in sign, all the more of its sums would be lost.
+    """
+    one = jnp.bfloat16(1)
+    if sign is not None:
+      one = hopper.along_rows(sign.astype(jnp.bfloat16), CHUNK)
+
+    def add(_, carry):
+      dg, y = carry
+      staged_s[...] = y.astype(jnp.bfloat16)
+      plgpu.commit_smem()
+      return self.product(inside(stretch, one), staged_s, dg), y - hopper.rounded(y)
+
+    return jax.lax.fori_loop(0, parts, add, (dg, y))[0]
+
   def outward(self, gates_s, later: bool):
     """L, from the chunk's start to each token, or U, from there to the end."""
     i = self.rows

@@ -61,9 +61,9 @@ def draw(
   diagonal = 0.2 * jax.nn.log_sigmoid(f32(B, T, H, K))
   if extreme:  # Or, in every second chunk, so fast that blocks of any size are needed.
     chunk = jnp.arange(T)[:, None, None] // 64
-    kind = jnp.where(chunk % 2, 1, rng.random(diagonal.shape))
-    diagonal *= jnp.where(chunk % 2, 2.0 ** (2.5 + chunk % 5 / 2), 1)
-    diagonal = jnp.where(kind < 0.05, -200.0, diagonal)
+    fast = diagonal * 2.0 ** (2.5 + chunk % 5 / 2)
+    diagonal = jnp.where(rng.random(diagonal.shape) < 0.05, -200.0, diagonal)
+    diagonal = jnp.where(chunk % 2, fast, diagonal)
   share = jax.nn.sigmoid(f32(B, T, H, K))
   a, b = (-k * share).astype(jnp.bfloat16), k
   gates = dict(scalar=g, diagonal=diagonal, beta=beta, a=a, b=b)

@@ -367,26 +367,13 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       (x.at[pl.ds(0, CHUNK)], x.at[pl.ds(CHUNK, CHUNK)]) for x in (before_s, after_s)
     )
 
-    def back(dg, y, stretch, one=bf16(1)):
-      """Adds to dg, y being the gradient of sums: from a stretch for each gate.
-
-      In two parts of 8 bits: sums of products that differ in sign lose what is cut off.
-      """
-
-      def add(_, carry):
-        dg, y = carry
-        qs[...] = y.astype(bf16)
-        plgpu.commit_smem()
-        return product(inside(stretch, one), qs, dg), y - hopper.rounded(y)
-
-      return jax.lax.fori_loop(0, 2, add, (dg, y))[0]
-
     dq *= jnp.exp2(maths.outward(gates_s, False))
     dq *= hopper.along_rows(forwards.read(), BLOCK)
-    dg = back(hopper.along_cols(z, CHUNK), q() * dq, (maths.rows, CHUNK))
+    dg = hopper.along_cols(z, CHUNK)
+    dg = maths.to_gates(dg, q() * dq, (maths.rows, CHUNK), qs)
     dk *= jnp.exp2(maths.outward(gates_s, True))
     dk *= hopper.along_rows(backwards.read(), BLOCK)
-    dg = back(dg, k() * dk, (0, maths.rows))
+    dg = maths.to_gates(dg, k() * dk, (0, maths.rows), qs)
 
     # Scores of outputs' gradients and values, and transposed.
     turned = lambda x: [part.T for part in x]
@@ -412,10 +399,10 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       y, y_keys = wide(qs) * dq_here, wide(ks) * dk_here
       stretch, sign = around(maths.rows, half)
       y += half.flipped(y_keys)
-      if not half.last:
-        return dq, dk, back(dg, y, stretch)
-      # A pair with no gate between cancels: of the same rounded factors, exactly.
-      return dq, dk, back(dg, y, stretch, hopper.along_rows(sign.astype(bf16), CHUNK))
+      # In the last, pairs with no gate between cancel: of the same rounded factors,
+      # exactly.
+      sign = sign if half.last else None
+      return dq, dk, maths.to_gates(dg, y, stretch, qs, sign)
 
     dq, dk, dg = over_halves(sizes, add, (dq, dk, dg))
     q_s[...] = (dq * scale).astype(bf16)

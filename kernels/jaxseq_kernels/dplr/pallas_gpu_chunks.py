@@ -484,7 +484,7 @@ class _Part:
     self.beta_of, self.staged = beta, staged
     self.general = beta is None
     self.written = ("a", "k") if self.general else ("a",)
-    self.parts = 1 if self.general else 2  # Of what goes to g: in KDA more cancels.
+    self.gate_parts = 1 if self.general else 2  # In KDA more cancels.
     kinds = [(read, name) for name in self.written for read in ("q", "b")]
     parts = len(met) // len(kinds)
     self.met = {kind: met[parts * i :][:parts] for i, kind in enumerate(kinds)}
@@ -525,14 +525,14 @@ class _Part:
     y = self.wide("q") * d["q"] + z
     if self.general:
       self.lacks_own(z)
-    self.to_gates(y, (i, CHUNK), parts=self.parts)
+    self.to_gates(y, (i, CHUNK), parts=self.gate_parts)
     share = jnp.exp2(self.maths.outward(self.gates_s, True))
     share *= hopper.along_rows(documents.write(), BLOCK)
     y = 0.0
     for name in self.written:
       d[name] *= share
       y += self.wide(name) * d[name]
-    self.to_gates(y, (0, i), parts=self.parts)
+    self.to_gates(y, (0, i), parts=self.gate_parts)
 
   def add_selves(self):
     """What outputs have of their own tokens."""
@@ -598,22 +598,9 @@ class _Part:
     self.vectors["g"][...] = load(self.vectors["g"]) - y
 
   def to_gates(self, y, stretch, sign=None, *, parts):
-    """Adds to dg, y being the gradient of sums: from a stretch for each gate.
-
-    In so many parts of 8 bits: what is lost of y to rounding is the next.
-    """
-    one = jnp.bfloat16(1)
-    if sign is not None:
-      one = hopper.along_rows(sign.astype(bf16), CHUNK)
-    g_s = self.vectors["g"]
-
-    def add(_, y):
-      self.staged[0][...] = y.astype(bf16)
-      plgpu.commit_smem()
-      g_s[...] = load(g_s) + self.maths.product(inside(stretch, one), self.staged[0])
-      return y - hopper.rounded(y)
-
-    jax.lax.fori_loop(0, parts, add, y)
+    """Adds to dg, in shared memory, what `Maths.to_gates` does."""
+    g_s, staged_s = self.vectors["g"], self.staged[0]
+    g_s[...] = self.maths.to_gates(load(g_s), y, stretch, staged_s, sign, parts)
 
 
 def _meet(v, do, docs, X, Z, dZ, *, scale, interpret):
