@@ -375,16 +375,25 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     dk *= hopper.along_rows(backwards.read(), BLOCK)
     dg = maths.to_gates(dg, k() * dk, (0, maths.rows), qs)
 
-    # Scores of outputs' gradients and values, and transposed.
+    # Scores of outputs' gradients and values, and transposed: two halves of each, the
+    # second where the values were.
     turned = lambda x: [part.T for part in x]
     P = jnp.where(forwards.same(), product(do, turned(v)), 0.0)
-    P_s[...] = P.astype(bf16)
     P_self = hopper.along_rows(hopper.sum_of_rows(maths.diagonal(P)), BLOCK)
-    Pt = jnp.where(forwards.same(), product(v, turned(do)), 0.0)
-    Pt_s[...] = Pt.astype(bf16)
-    plgpu.commit_smem()
     dq += P_self * k()
     dk += P_self * q()
+    P_s[...], P_rest = hopper.halves(P, bf16)
+    Pt = jnp.where(forwards.same(), product(v, turned(do)), 0.0)
+    Pt_s[...], Pt_rest = hopper.halves(Pt, bf16)
+    rest_s, rest_t_s = (x[0].at[:, pl.ds(0, CHUNK)] for x in (v, do))
+    rest_s[...], rest_t_s[...] = P_rest, Pt_rest
+    plgpu.commit_smem()
+
+    def times(pairs, stretch, x):
+      here = None
+      for half in pairs:
+        here = product(inside(stretch, load(half)), x, here)
+      return here
 
     def add(half, carry):
       dq, dk, dg = carry
@@ -392,8 +401,8 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       qs[...] = (q() * X).astype(bf16)
       ks[...] = (k() * Y).astype(bf16)
       plgpu.commit_smem()
-      dq_here = product(inside(earlier(maths.rows, half), load(P_s)), ks)
-      dk_here = product(inside(later(maths.rows, half), load(Pt_s)), qs)
+      dq_here = times([P_s, rest_s], earlier(maths.rows, half), ks)
+      dk_here = times([Pt_s, rest_t_s], later(maths.rows, half), qs)
       dq += dq_here * X
       dk += dk_here * Y
       y, y_keys = wide(qs) * dq_here, wide(ks) * dk_here
