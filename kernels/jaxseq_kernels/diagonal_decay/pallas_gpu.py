@@ -18,7 +18,7 @@ Channels are taken 64 at a time, and the next but one are copied meanwhile.
 states before and after from two scans, and makes dq, dk and dg: through each exponent
 the gradient is q dq or k dk, and the transposed matrix of zeros and ones takes it to g.
 Nothing is summed beyond a chunk, and no pair of tokens that a decay is not between;
-in the last blocks such pairs cancel, exactly.
+in the last blocks such pairs cancel, up to 2^-17.
 """
 
 import jax
@@ -390,6 +390,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
     plgpu.commit_smem()
 
     def times(pairs, stretch, x):
+      """One after the other, which takes fewer registers."""
       here = None
       for half in pairs:
         here = product(inside(stretch, load(half)), x, here)
@@ -408,8 +409,7 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       y, y_keys = wide(qs) * dq_here, wide(ks) * dk_here
       stretch, sign = around(maths.rows, half)
       y += half.flipped(y_keys)
-      # In the last, pairs with no gate between cancel: of the same rounded factors,
-      # exactly.
+      # In the last, pairs with no gate between cancel: of the same rounded factors.
       sign = sign if half.last else None
       return dq, dk, maths.to_gates(dg, y, stretch, qs, sign)
 
