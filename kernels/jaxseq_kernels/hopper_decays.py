@@ -37,7 +37,6 @@ __all__ = [
   "Documents",
   "Maths",
   "around",
-  "between",
   "earlier",
   "in_one_loop",
   "inside",
@@ -175,7 +174,7 @@ class Maths:
   def exponents(self, half, gates_s):
     """E, which in the last blocks keys need with the other sign."""
     stretch, sign = between(self.rows, half)
-    return self.sums(stretch, gates_s, None if half.last is False else sign)
+    return self.sums(stretch, gates_s, sign)
 
   def shares(self, half, gates_s):
     """exp2(E) for queries and keys."""
@@ -249,7 +248,7 @@ def _block(i, half):
 def between(i, half):
   """The tokens from the block's middle to i, or from i to there, and signs.
 
-  The sign is -1 in the first half of a last block, else 1.
+  The sign is -1 in the first half of a last block, else 1; None if no block is a last.
   """
   _, middle, second = _block(i, half)
   first, end = jnp.where(second, middle, i + 1), jnp.where(second, i + 1, middle)
@@ -265,6 +264,8 @@ def around(t, half):
 
 
 def _sign(second, half):
+  if half.last is False:
+    return None
   return jnp.where(second, 1.0, half.flipped(1.0))
 
 

@@ -410,7 +410,6 @@ def gradients(q, k, v, do, g, docs, before, after, *, scale, interpret=False):
       stretch, sign = around(maths.rows, half)
       y += half.flipped(y_keys)
       # In the last, pairs with no gate between cancel: of the same rounded factors.
-      sign = sign if half.last else None
       return dq, dk, maths.to_gates(dg, y, stretch, qs, sign)
 
     dq, dk, dg = over_halves(sizes, add, (dq, dk, dg))
